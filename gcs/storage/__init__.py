@@ -1,0 +1,1 @@
+"""Disks, layers and shares a host hands over (spec chapters 3 and 5)."""

@@ -1,0 +1,1 @@
+"""Ways to reach the host (spec 1.1)."""
