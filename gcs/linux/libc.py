@@ -1,6 +1,6 @@
 """Calls into the C library for what the standard library does not wrap; errno becomes OSError.
 
-Uses `_ctypes`, the C half of `ctypes`, directly.  The Python half (`ctypes/__init__.py`) takes 4 ms
+Uses `_ctypes`, the C half of `ctypes`, directly.  The Python half (`ctypes/__init__.py`) takes 3 ms
 more of start-up in every process and offers nothing that a call with integers, byte strings and
 buffers needs.
 """
