@@ -1,1 +1,29 @@
-"""Relays between the streams of a process and the host (spec 1.11, 4.9)."""
+"""Relays between the streams of a process and the host (spec 1.11, 4.9).
+
+Life of a relay::
+
+    relay = PipeRelay.create("container c1")    # pipes; before the process exists
+    ...spawn with relay.child.stdin, .stdout, .stderr...
+    relay.child.close()
+    relay.attach(await connect(transport, ports))   # from here on bytes flow
+    ...the process exits...
+    await relay.finish()                        # its output is with the host: report the exit
+    relay.close()                               # when container or process is forgotten
+
+A process with a terminal has a TtyRelay instead, made from the master.  A process outside
+containers gets the sockets themselves: ChildDescriptors.of_sockets().
+"""
+
+from gcs.stdio.child import ChildDescriptors
+from gcs.stdio.pipe_relay import PipeRelay
+from gcs.stdio.sockets import StdioPorts, StdioSockets, connect
+from gcs.stdio.tty_relay import TtyRelay
+
+__all__ = [
+    "ChildDescriptors",
+    "PipeRelay",
+    "StdioPorts",
+    "StdioSockets",
+    "TtyRelay",
+    "connect",
+]
