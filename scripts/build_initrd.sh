@@ -1,0 +1,39 @@
+#!/bin/sh
+# Makes the boot image. Usage: scripts/build_initrd.sh [STEP...]
+#
+# Steps: base delta initrd compress rootfs kernel qemu busybox (default: all of them, in that order).
+# Environment:
+#   BASE               root file system to lay the delta over: tar or cpio, gzipped or not
+#                      (default: built from Debian's packages)
+#   SOURCE_DATE_EPOCH  time of every file, in seconds (default: time of the last commit)
+#   OUT, BUILD         where products and intermediate files go (default: out, build)
+#   PYTHON             interpreter of the virtual environment (default: .venv/bin/python3)
+set -eu
+
+BASE=${BASE:-}
+if [ -n "$BASE" ]; then
+    BASE=$(readlink -f -- "$BASE") || { echo "build_initrd: BASE: no such file" >&2; exit 1; }
+fi
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "build_initrd: $*" >&2
+    exit 1
+}
+
+PYTHON=${PYTHON:-.venv/bin/python3}
+[ -x "$PYTHON" ] || fail "$PYTHON: not found; run 'make setup' first"
+for tool in apt-get dpkg-deb strip patchelf depmod git; do
+    command -v "$tool" >/dev/null || fail "$tool: not found; run 'make setup' to install it"
+done
+
+commit=$(git rev-parse HEAD 2>/dev/null) || commit=unknown
+branch=$(git rev-parse --abbrev-ref HEAD 2>/dev/null) || branch=unknown
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+packages=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+
+[ $# -gt 0 ] || set -- base delta initrd compress rootfs kernel qemu busybox
+exec env LC_ALL=C.UTF-8 TZ=UTC "$PYTHON" -B -m scripts.image \
+    --out "${OUT:-out}" --build "${BUILD:-build}" ${BASE:+--base "$BASE"} \
+    --site-packages "$packages" \
+    --epoch "$epoch" --commit "$commit" --branch "$branch" "$@"

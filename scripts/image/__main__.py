@@ -1,0 +1,143 @@
+"""Command line of the image build; scripts/build_initrd.sh calls it, one step at a time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from scripts.image import archive, base, cpio, tarball
+from scripts.image.errors import BuildError
+from scripts.image.kernel import Kernel
+from scripts.image.packages import PackageCache
+from scripts.image.prefix import PythonPrefix
+from scripts.image.tree import Tree, regular
+
+
+class Steps:
+    """The steps; each makes one product (or a few of one kind) from files before it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._repository = Path(__file__).resolve().parents[2]
+        self._build: Path = options.build.resolve()
+        self._out: Path = options.out.resolve()
+        self._cache = PackageCache(self._build / "cache")
+
+    def delta(self) -> None:
+        """Make delta.tar.gz: the Python prefix, the commands and the build information."""
+        packages = self._options.site_packages.resolve()
+        prefix = PythonPrefix(self._cache, self._repository, packages, self._build)
+        tree = prefix.build()
+        tree.add_disk_tree(self._repository / "rootfs")
+        for name, text in self._information().items():
+            tree.put(f"info/{name}", regular(f"{text}\n".encode()))
+        with archive.gzipped(self._out / "delta.tar.gz") as out:
+            tarball.write(tree, out, self._options.epoch)
+
+    def base(self) -> None:
+        """Make build/base.tar, the default base."""
+        self._write_tar(base.build(self._cache), self._build / "base.tar")
+
+    def initrd(self) -> None:
+        """Make build/initrd.cpio: the base, and the delta laid over it."""
+        chosen = self._options.base or self._build / "base.tar"
+        tree = archive.read(chosen, self._build / "unpacked" / "base")
+        tree.merge(archive.read(self._out / "delta.tar.gz", self._build / "unpacked" / "delta"))
+        for name in ("dev", "proc", "run", "sys", "tmp", "etc", "var"):
+            tree.need_directory(name)
+        with archive.replacing(self._build / "initrd.cpio") as out:
+            cpio.write(tree, out, self._options.epoch)
+
+    def compress(self) -> None:
+        """Make initrd.img: the same, gzipped."""
+        with (
+            (self._build / "initrd.cpio").open("rb") as plain,
+            archive.gzipped(self._out / "initrd.img") as out,
+        ):
+            shutil.copyfileobj(plain, out, 1 << 20)
+
+    def rootfs(self) -> None:
+        """Make rootfs.tar.gz: the same files as the initrd, as a tar."""
+        tree = cpio.read(self._build / "initrd.cpio")
+        with archive.gzipped(self._out / "rootfs.tar.gz") as out:
+            tarball.write(tree, out, self._options.epoch)
+
+    def kernel(self) -> None:
+        """Make vmlinux and modules.cpio from Debian's kernel package."""
+        kernel = Kernel(self._cache, self._build)
+        with archive.replacing(self._out / "modules.cpio") as out:
+            cpio.write(kernel.modules(), out, self._options.epoch)
+        with archive.replacing(self._out / "vmlinux") as out:
+            out.write(kernel.vmlinux())
+
+    def qemu(self) -> None:
+        """Make initrd-qemu.img: the initrd and the modules, uncompressed, one behind the other."""
+        with archive.replacing(self._out / "initrd-qemu.img") as out:
+            for part in (self._build / "initrd.cpio", self._out / "modules.cpio"):
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+
+    def busybox(self) -> None:
+        """Make busybox.tar, the root file system of a container when the user names none."""
+        self._write_tar(base.container_root(self._cache), self._out / "busybox.tar")
+
+    def _write_tar(self, tree: Tree, path: Path) -> None:
+        with archive.replacing(path) as out:
+            tarball.write(tree, out, self._options.epoch)
+
+    def _information(self) -> dict[str, str]:
+        """Return what /info says (spec 8.2)."""
+        when = datetime.fromtimestamp(self._options.epoch, UTC)
+        lines = {
+            "gcs.commit": self._options.commit,
+            "gcs.branch": self._options.branch,
+            "tar.date": when.strftime("%Y-%m-%dT%H:%M+00:00"),
+        }
+        if self._options.base:
+            described = Path(str(self._options.base).removesuffix(".gz").removesuffix(".tar"))
+            data = described.with_name(f"{described.name}.testdata.json")
+            if data.is_file():
+                lines |= _base_information(data)
+        return lines
+
+
+def _base_information(path: Path) -> dict[str, str]:
+    try:
+        values = json.loads(path.read_text())
+        return {"image.name": values["IMAGE_NAME"], "build.date": values["DATETIME"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"{path}: no IMAGE_NAME and DATETIME to read: {error}") from error
+
+
+def main() -> int:
+    """Run the steps named on the command line, in order."""
+    steps = ("delta", "base", "initrd", "compress", "rootfs", "kernel", "qemu", "busybox")
+    parser = argparse.ArgumentParser(prog="build_initrd", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="where products go")
+    parser.add_argument("--build", type=Path, required=True, help="where everything else goes")
+    parser.add_argument("--base", type=Path, help="root file system to use, tar or cpio")
+    parser.add_argument("--site-packages", type=Path, required=True)
+    parser.add_argument("--epoch", type=int, required=True, help="time of every file, in seconds")
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--branch", required=True)
+    parser.add_argument("step", nargs="+", choices=steps)
+    options = parser.parse_args()
+    try:
+        made = Steps(options)
+        for step in options.step:
+            getattr(made, step)()
+    except BuildError as error:
+        print(f"build_initrd: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"build_initrd: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

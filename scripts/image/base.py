@@ -1,0 +1,164 @@
+"""The default base: the programs the agent runs, taken from Debian's packages, and little else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scripts.image import elf
+from scripts.image.errors import BuildError, run
+from scripts.image.tree import Tree, directory, file_on_disk, regular, symlink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scripts.image.packages import PackageCache
+
+PROGRAMS = {
+    "busybox-static": ("bin/busybox",),
+    "chrony": ("usr/sbin/chronyd",),
+    "cryptsetup-bin": ("sbin/cryptsetup",),
+    "e2fsprogs": ("sbin/mke2fs",),
+    "kmod": ("bin/kmod",),
+    "runc": ("usr/sbin/runc",),
+    "xfsprogs": ("sbin/mkfs.xfs",),
+}
+"""Packages and the programs taken from them (spec 7.8)."""
+
+_LIBRARIES = (
+    "libargon2-1",
+    "libblkid1",
+    "libc6",
+    "libcap2",
+    "libcom-err2",
+    "libcryptsetup12",
+    "libdevmapper1.02.1",
+    "libext2fs2",
+    "libffi8",
+    "libgmp10",
+    "libgnutls30",
+    "libhogweed6",
+    "libidn2-0",
+    "libinih1",
+    "libjson-c5",
+    "liblzma5",
+    "libnettle8",
+    "libp11-kit0",
+    "libpcre2-8-0",
+    "libpopt0",
+    "libseccomp2",
+    "libselinux1",
+    "libssl3",
+    "libtasn1-6",
+    "libudev1",
+    "libunistring2",
+    "liburcu8",
+    "libuuid1",
+    "libzstd1",
+)
+
+PACKAGES = (*PROGRAMS, *_LIBRARIES)
+
+_LINKS = {
+    "sbin/mkfs.ext4": "mke2fs",
+    "sbin/mkfs.ext3": "mke2fs",
+    "sbin/mkfs.ext2": "mke2fs",
+    **{f"sbin/{name}": "../bin/kmod" for name in ("depmod", "insmod", "modprobe", "rmmod")},
+    "sbin/modinfo": "../bin/kmod",
+    "bin/lsmod": "kmod",
+    # The agent keeps its bookkeeping below /var/run, and the root may be read-only.
+    "var/run": "/run",
+}
+
+_DIRECTORIES = {
+    "bin": 0o755,
+    "dev": 0o755,
+    "etc": 0o755,
+    "lib": 0o755,
+    "mnt": 0o755,
+    "proc": 0o555,
+    "root": 0o700,
+    "run": 0o755,
+    "sbin": 0o755,
+    "sys": 0o555,
+    "tmp": 0o1777,
+    "usr/bin": 0o755,
+    "usr/sbin": 0o755,
+    "var/lib/chrony": 0o755,
+    "var/log": 0o755,
+    "var/tmp": 0o1777,
+}
+
+_ETC = {
+    "etc/group": "root:x:0:\ntty:x:5:\n_chrony:x:100:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/passwd": (
+        "root:x:0:0:root:/root:/bin/sh\n"
+        "_chrony:x:100:100:chrony:/var/lib/chrony:/bin/false\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
+    ),
+}
+
+# Not linked to busybox: an /sbin/init would start in place of a failed /init, and the rest would
+# offer parts of package managers.
+_NO_APPLETS = {"sbin/init", "linuxrc", "bin/busybox", "bin/rpm", "usr/bin/dpkg", "usr/bin/dpkg-deb"}
+
+_CONTAINER_DIRECTORIES = (
+    *(f"{name}" for name in ("dev", "etc", "home", "mnt", "proc", "sys", "usr/bin", "usr/sbin")),
+    *("run", "var/log"),
+)
+
+
+def build(cache: PackageCache) -> Tree:
+    """Return the default base root file system.
+
+    Raises:
+        BuildError: a package lacks a program, or none has a library that a program needs.
+    """
+    folders = dict(zip(sorted(PACKAGES), cache.unpack(PACKAGES), strict=True))
+    tree = Tree()
+    for path, mode in _DIRECTORIES.items():
+        tree.put(path, directory(mode))
+    _add_applets(tree, folders["busybox-static"] / "bin/busybox")
+    programs = []
+    for package, paths in PROGRAMS.items():
+        for path in paths:
+            program = folders[package] / path
+            if not program.is_file():
+                raise BuildError(f"package {package} has no /{path}")
+            tree.put(path, file_on_disk(program, 0o755))
+            programs.append(program)
+    for file, place in elf.Libraries(folders.values()).closure(programs).values():
+        tree.put(place, file_on_disk(file, 0o755))
+    loader = folders["libc6"] / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+    tree.put("lib64/ld-linux-x86-64.so.2", file_on_disk(loader, 0o755))
+    for path, target in _LINKS.items():
+        tree.put(path, symlink(target))
+    tree.put("etc/mke2fs.conf", file_on_disk(folders["e2fsprogs"] / "etc/mke2fs.conf", 0o644))
+    for path, text in _ETC.items():
+        tree.put(path, regular(text.encode()))
+    return tree
+
+
+def container_root(cache: PackageCache) -> Tree:
+    """Return the root file system of the container that runs when the user names none."""
+    (folder,) = cache.unpack(["busybox-static"])
+    tree = Tree()
+    for path in _CONTAINER_DIRECTORIES:
+        tree.put(path, directory())
+    tree.put("root", directory(0o700))
+    tree.put("tmp", directory(0o1777))
+    tree.put("var/tmp", directory(0o1777))
+    _add_applets(tree, folder / "bin/busybox")
+    for path in ("etc/passwd", "etc/group", "etc/hosts", "etc/nsswitch.conf"):
+        tree.put(path, regular(_ETC[path].encode()))
+    return tree
+
+
+def _add_applets(tree: Tree, busybox: Path) -> None:
+    tree.put("bin/busybox", file_on_disk(busybox, 0o755))
+    for path in run([busybox, "--list-full"]).split():
+        if path not in _NO_APPLETS:
+            up = "../" * (path.count("/") - 1)
+            there = "busybox" if path.startswith("bin/") else f"../{up}bin/busybox"
+            tree.put(path, symlink(there))

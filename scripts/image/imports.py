@@ -1,0 +1,70 @@
+"""Which modules the guest imports: names from the sources, and what importing them pulls in."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from scripts.image.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+def modules_of(package: Path) -> dict[str, Path]:
+    """Return the modules of a package directory by dotted name, the package itself included."""
+    found: dict[str, Path] = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = path
+    return found
+
+
+def imported_names(sources: dict[str, Path]) -> list[str]:
+    """Return everything sources import anywhere, also inside functions.
+
+    `from a import b` counts as `a` and `a.b`, since `b` may be a module. Imports for the type
+    checker alone do not count.
+
+    Raises:
+        BuildError: a source file does not parse.
+    """
+    names: set[str] = set()
+    for module, path in sources.items():
+        try:
+            parsed = ast.parse(path.read_bytes(), path)
+        except SyntaxError as error:
+            raise BuildError(f"{path}:{error.lineno}: {error.msg}") from error
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for statement in _imports(parsed.body):
+            names.update(_names(statement, package))
+    return sorted(names)
+
+
+def _imports(body: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and _is_type_checking(node.test):
+            yield from _imports(node.orelse)
+        else:
+            yield from _imports(ast.iter_child_nodes(node))
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", "")
+    return name == "TYPE_CHECKING"
+
+
+def _names(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
+    if isinstance(statement, ast.Import):
+        yield from (alias.name for alias in statement.names)
+        return
+    base = statement.module or ""
+    if statement.level:
+        parents = package.split(".")[: len(package.split(".")) - statement.level + 1]
+        base = ".".join((*parents, base) if base else parents)
+    yield base
+    yield from (f"{base}.{alias.name}" for alias in statement.names if alias.name != "*")

@@ -1,0 +1,91 @@
+"""Debian packages: downloaded once with apt-get, unpacked with dpkg-deb, never installed."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from typing import TYPE_CHECKING
+
+from scripts.image.errors import BuildError, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+# apt drops to the user _apt for downloads, who cannot write here, and warns about it.
+_APT_OPTIONS = ("-q", "-o", "APT::Sandbox::User=root")
+
+
+class PackageCache:
+    """Packages below one directory: `debs/<name>_<version>_<arch>.deb` and `unpacked/<name>`."""
+
+    def __init__(self, root: Path) -> None:
+        self._debs = root / "debs"
+        self._unpacked = root / "unpacked"
+
+    def fetch(self, names: Iterable[str]) -> dict[str, Path]:
+        """Return the .deb files of packages, downloading what is not there yet in one go.
+
+        Raises:
+            BuildError: apt-get knows a package not or cannot download it.
+        """
+        wanted = sorted(set(names))
+        self._debs.mkdir(parents=True, exist_ok=True)
+        # Steps that make runs side by side wait for each other's downloads.
+        with (self._debs / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            missing = [name for name in wanted if self._deb(name) is None]
+            if missing:
+                print(f"downloading {len(missing)} Debian packages", flush=True)
+                run(["apt-get", *_APT_OPTIONS, "download", *missing], cwd=self._debs)
+        found = {name: self._deb(name) for name in wanted}
+        files = {name: deb for name, deb in found.items() if deb is not None}
+        if len(files) != len(wanted):
+            absent = ", ".join(name for name in wanted if name not in files)
+            raise BuildError(f"apt-get downloaded no package file for {absent}")
+        return files
+
+    def unpack(self, names: Iterable[str]) -> list[Path]:
+        """Return directories with the content of packages."""
+        folders = []
+        for name, deb in self.fetch(names).items():
+            folder = self._unpacked / name
+            mark = self._unpacked / f"{name}.done"
+            if not mark.exists() or mark.read_text() != deb.name:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                run(["dpkg-deb", "-x", deb, folder])
+                mark.write_text(deb.name)
+            folders.append(folder)
+        return folders
+
+    def unpack_together(self, names: Iterable[str], folder: Path) -> None:
+        """Unpack packages over each other into one directory, unless they are there already."""
+        debs = self.fetch(names)
+        mark = folder / ".packages"
+        content = "\n".join(deb.name for deb in debs.values())
+        if mark.exists() and mark.read_text() == content:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for deb in debs.values():
+            run(["dpkg-deb", "-x", deb, folder])
+        mark.write_text(content)
+
+    def versions(self) -> dict[str, str]:
+        """Return name and version of every package downloaded."""
+        return {
+            parts[0]: parts[1].replace("%3a", ":")
+            for deb in sorted(self._debs.glob("*.deb"))
+            if len(parts := deb.stem.split("_")) == 3
+        }
+
+    def depends(self, name: str) -> list[str]:
+        """Return the names of the packages a package depends on."""
+        deb = self.fetch([name])[name]
+        field = run(["dpkg-deb", "-f", deb, "Depends"])
+        return [part.split()[0] for part in field.split(",") if part.strip()]
+
+    def _deb(self, name: str) -> Path | None:
+        files = sorted(self._debs.glob(f"{name}_*.deb"))
+        return files[-1] if files else None

@@ -1,0 +1,195 @@
+"""The Python prefix of the delta: interpreter, C library, loader and the modules the guest imports.
+
+Everything lies below /usr/lib/gcs and depends on nothing outside it, so it runs over a base with
+another C library, or with none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.image import elf, imports
+from scripts.image.errors import BuildError, run
+from scripts.image.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scripts.image.packages import PackageCache
+
+PREFIX = "/usr/lib/gcs"
+LOADER = "ld-linux-x86-64.so.2"
+
+PACKAGES = (
+    "libc6",
+    "libcap2",
+    "libexpat1",
+    "libffi8",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "python3.11-minimal",
+    "zlib1g",
+)
+
+LEFT_OUT = ("ssl", "_ssl", "_uuid", "typing_extensions")
+"""Imported by others where they exist, and not needed: the guest speaks no TLS (5 MB with OpenSSL),
+names no UUIDs after network cards, and typing has what msgspec would take from the extensions."""
+
+LAZY = (
+    "concurrent.futures.thread",  # asyncio.to_thread, by a module's __getattr__
+    "encodings.ascii",
+    "encodings.latin_1",
+    "os",  # frozen in the interpreter, but its file is how the interpreter finds its prefix
+)
+"""Modules the standard library imports on first use, and the guest uses."""
+
+# Docstrings and asserts go, and so do the column tables, which help only where sources exist.
+_COMPILE_FLAGS = ("-IS", "-B", "-OO", "-X", "no_debug_ranges", "-X", "utf8")
+
+
+class PythonPrefix:
+    """Builds the prefix in a directory.
+
+    Parameters:
+        repository: root of the sources.
+        site_packages: where the third-party packages are installed.
+        work: directory for everything intermediate.
+    """
+
+    def __init__(
+        self, cache: PackageCache, repository: Path, site_packages: Path, work: Path
+    ) -> None:
+        self._cache = cache
+        self._repository = repository
+        self._site_packages = site_packages
+        self._full = work / "python"
+        self._root = work / "delta"
+        self._lib = self._root / PREFIX[1:] / "lib"
+        self._guest = Path(__file__).parent / "guest"
+
+    def build(self) -> Tree:
+        """Build and check the prefix, and return it as a tree."""
+        self._cache.unpack_together(PACKAGES, self._full)
+        sources = imports.modules_of(self._repository / "gcs")
+        runnable = [name for name in sources if not name.endswith("__main__")]
+        names = sorted({*runnable, *imports.imported_names(sources), *LAZY} - set(LEFT_OUT))
+        modules = self._trace(names)
+        modules |= {name: path for name, path in sources.items() if name not in modules}
+        shutil.rmtree(self._root, ignore_errors=True)
+        self._compile(modules)
+        self._copy_binaries(modules)
+        self._check_libraries()
+        self._check_imports(names)
+        tree = Tree()
+        tree.add_disk_tree(self._root)
+        return tree
+
+    def _trace(self, names: list[str]) -> dict[str, Path]:
+        folders = [str(self._repository), str(self._site_packages)]
+        code = (self._guest / "trace.py").read_text()
+        words = ["-IS", "-B", "-X", "utf8", "-c", code, *folders, "--", *LEFT_OUT, "--", *names]
+        lines = self._python(words).splitlines()
+        found = dict(line.split("\t") for line in lines)
+        return {name: Path(file) for name, file in found.items() if file}
+
+    def _compile(self, modules: dict[str, Path]) -> None:
+        jobs = []
+        for name, path in sorted(modules.items()):
+            if path.suffix != ".py":
+                continue
+            inside = self._inside(path)
+            target = self._lib / "python3.11" / inside.with_suffix(".pyc")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            jobs.append(f"{path}\t{target}\t{PREFIX}/lib/python3.11/{inside}\n")
+            if not name:
+                raise BuildError(f"{path}: a module without a name")
+        words = [*_COMPILE_FLAGS, "-c", (self._guest / "compile.py").read_text()]
+        self._python(words, "".join(jobs))
+
+    def _inside(self, path: Path) -> Path:
+        """Return where a file lies below the directory that sys.path names."""
+        stdlib = self._full / "usr/lib/python3.11"
+        for folder in (stdlib, self._site_packages, self._repository):
+            if path.is_relative_to(folder):
+                return path.relative_to(folder)
+        raise BuildError(f"{path}: an imported module outside the known directories")
+
+    def _copy_binaries(self, modules: dict[str, Path]) -> None:
+        (self._root / PREFIX[1:] / "bin").mkdir(parents=True)
+        python = self._root / PREFIX[1:] / "bin/python3"
+        shutil.copyfile(self._full / "usr/bin/python3.11", python)
+        python.chmod(0o755)
+        extensions = [path for path in modules.values() if path.suffix == ".so"]
+        # The interpreter warns when this directory is missing, even with nothing to find there.
+        (self._lib / "python3.11/lib-dynload").mkdir(exist_ok=True)
+        for path in extensions:
+            target = self._lib / "python3.11" / self._inside(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._install_library(path, target)
+        libraries = elf.Libraries([self._full]).closure([python, *extensions])
+        for name, (path, _) in sorted(libraries.items()):
+            self._install_library(path, self._lib / name)
+        interpreter = f"{PREFIX}/lib/{LOADER}"
+        run(["patchelf", "--set-interpreter", interpreter, python])
+        # DT_RPATH, unlike DT_RUNPATH, holds for the libraries of libraries, too, and comes before
+        # LD_LIBRARY_PATH; so the libraries themselves need no patching.
+        run(["patchelf", "--force-rpath", "--set-rpath", f"{PREFIX}/lib", python])
+
+    def _install_library(self, source: Path, target: Path) -> None:
+        shutil.copyfile(source, target)
+        target.chmod(0o755)
+        run(["strip", "--strip-unneeded", "--enable-deterministic-archives", target])
+        if elf.dynamic(target.read_bytes()).search:
+            run(["patchelf", "--remove-rpath", target])
+
+    def _check_libraries(self) -> None:
+        """Fail when anything in the prefix would make the loader look outside it."""
+        inside = {path.name for path in self._lib.glob("*.so*")}
+        for path in sorted(self._root.rglob("*")):
+            if not path.is_file() or not elf.is_elf(path.read_bytes()):
+                continue
+            wants = elf.dynamic(path.read_bytes())
+            program = path.name == "python3"
+            expected = (f"{PREFIX}/lib",) if program else ()
+            if wants.search != expected:
+                raise BuildError(f"{path}: library search path is {wants.search}")
+            if program and wants.interpreter != f"{PREFIX}/lib/{LOADER}":
+                raise BuildError(f"{path}: loader is {wants.interpreter}")
+            missing = sorted(set(wants.needed) - inside)
+            if missing:
+                raise BuildError(f"{path}: needs {missing[0]}, which the prefix has not")
+
+    def _check_imports(self, names: Iterable[str]) -> None:
+        """Import everything with nothing but the prefix in sight."""
+        code = (self._guest / "check.py").read_text()
+        python = f"{PREFIX}/bin/python3"
+        enter = ["chroot"] if os.geteuid() == 0 else ["unshare", "-r", "chroot"]
+        command = [*enter, str(self._root), python, "-IS", "-c", code, PREFIX, *names]
+        environment = {"PATH": os.environ["PATH"]}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if done.returncode != 0 or done.stderr:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise BuildError(f"the delta by itself does not run: {lines[-1]}")
+
+    def _python(self, words: list[str], stdin: str = "") -> str:
+        """Run the packages' own interpreter with its whole standard library."""
+        folders = (self._full / "lib/x86_64-linux-gnu", self._full / "usr/lib/x86_64-linux-gnu")
+        command = [
+            str(folders[0] / LOADER),
+            "--library-path",
+            ":".join(map(str, folders)),
+            str(self._full / "usr/bin/python3.11"),
+            *words,
+        ]
+        environment = {"PYTHONHASHSEED": "0", "LANG": "C"}
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, env=environment
+        )
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise BuildError(f"python modules of the image: {lines[-1]}")
+        return done.stdout
