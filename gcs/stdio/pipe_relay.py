@@ -7,10 +7,10 @@ A process in a container gets pipes and not the sockets: a socket can't be opene
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from gcs.linux.pipe import set_pipe_size
 from gcs.stdio.child import ChildDescriptors, open_null
 from gcs.stdio.sink import DescriptorSink
 from gcs.stdio.streams import DRAIN_SECONDS, STALL_SECONDS, InputStream, OutputStream, Streams
@@ -132,7 +132,7 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
     undo.callback(os.close, writer)
     # Refused when the user's pipes are many and big; it works as well with less.
     with contextlib.suppress(PermissionError):
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        set_pipe_size(writer, PIPE_SIZE)
     return reader, writer
 
 

@@ -34,7 +34,7 @@ class Transport(Protocol):
         ...
 
 
-async def open_connection(family: int, address: tuple[int, int] | str) -> socket.socket:
+async def open_connection(family: int, address: tuple[int | str, int] | str) -> socket.socket:
     """Make a stream socket and connect it; whatever goes wrong, no socket is left.
 
     Never blocks in connect(2): a blocking connect on a vsock that a signal interrupts is restarted
