@@ -1,0 +1,180 @@
+"""`/init`, the first process of the machine (spec 7.1).
+
+Mounts the file systems, loads modules, fetches entropy from the host, starts the program of its
+command line, and reaps children until that program ends.  Its own end is a kernel panic, by which
+the host notices.
+
+The order of actions is the reference's, except that modules are loaded right after /proc and /sys
+are there: overlay and IPv6 may be modules too.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from gcs.init import filesystems, kmsg
+from gcs.init.launch import DEFAULT_PATH, ensure_standard_descriptors, run_program
+from gcs.init.options import UsageError, parse_options, parse_port
+from gcs.init.reap import reap_until
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # `signal` itself takes 5 ms to import, for its enumerations
+
+ENVIRONMENT = {"PATH": DEFAULT_PATH}
+"""All that the programs started here get."""
+
+# The hard limit is for programs with many files; a higher soft limit would break those that use
+# select(2) or close every possible descriptor.
+SOFT_FILE_LIMIT = 1024
+HARD_FILE_LIMIT = 1024 * 1024
+
+_DEFAULT_COMMAND = ["/bin/gcs", "-loglevel", "debug", "-logfile=/run/gcs/gcs.log"]
+_DEFAULT_SHELL = "/bin/sh"
+
+_SERVICES = (
+    ["/bin/nvidia-persistenced"],
+    ["/bin/nv-fabricmanager", "-c", "/usr/share/nvidia/nvswitch/fabricmanager.cfg"],
+)
+
+
+class Options:
+    """The command line of `/init`."""
+
+    __slots__ = ("command", "entropy_port", "shell", "transport", "writable")
+
+    def __init__(self, arguments: list[str]) -> None:
+        """Read `[-d shell] [-e port] [-w] [command…]`; UsageError when it is wrong.
+
+        -d: start this shell besides the command; the machine lives as long as the shell.
+        -e: port on which the host gives entropy.
+        -w: put writable overlays over /etc and /var.
+        -t: where ports are found, see `gcs.init.dial.Dialer`; for use without a virtual machine.
+        """
+        self.shell = ""
+        self.entropy_port = 0
+        self.writable = False
+        self.transport = "vsock"
+        if not arguments:
+            self.command = list(_DEFAULT_COMMAND)
+            self.shell = _DEFAULT_SHELL
+            return
+        options, self.command = parse_options(arguments, "d:e:wt:")
+        for letter, value in options:
+            if letter == "d":
+                self.shell = value
+            elif letter == "e":
+                self.entropy_port = parse_port(value)
+            elif letter == "w":
+                self.writable = True
+            else:
+                self.transport = value
+        if not self.command and not self.shell:
+            raise UsageError("no command to run")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run as PID 1; returns the status to exit with.
+
+    argv: the command line with the program's name; default: the process's own.
+
+    Errors of a step without which the machine is of no use are written to the console and to the
+    kernel log, and their errno is the status; a wrong command line gives 1.
+    """
+    try:
+        options = Options((sys.argv if argv is None else argv)[1:])
+    except UsageError as error:
+        kmsg.say(f"init: {error}")
+        return 1
+    # Nothing in here can be a cycle worth collecting, and a collection would write to every object
+    # shared with the child.
+    gc.disable()
+    try:
+        prepare_machine(options)
+        primary = start(options)
+        return reap_until(primary)
+    except OSError as error:
+        kmsg.say(f"init: {error}")
+        kmsg.error(str(error))
+        return error.errno or 1
+
+
+def prepare_machine(options: Options) -> None:
+    """Everything up to the start of the first program; OSError for what cannot be done without."""
+    from gcs.init.cgroups import CgroupMounter
+    from gcs.init.modules import load_modules
+    from gcs.linux.interface import bring_up
+    from gcs.linux.syscalls import Linux
+
+    # SIGCHLD included: waiting works all the same.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    syscalls = Linux()
+    filesystems.apply_table(filesystems.ROOT_TABLE, syscalls)
+    ensure_standard_descriptors()
+    set_file_limits()
+    load_modules()
+    if options.writable:
+        filesystems.apply_table(filesystems.OVERLAY_TABLE, syscalls)
+    version = CgroupMounter(syscalls).mount()
+    kmsg.info(f"cgroup v{version} mounted")
+    bring_up("lo")
+    if options.entropy_port:
+        from gcs.init.dial import Dialer
+        from gcs.init.entropy import seed_from_host
+
+        seed_from_host(Dialer(options.transport), options.entropy_port)
+
+
+def set_file_limits() -> None:
+    """Limit the number of open files, of this process and so of all others."""
+    import resource
+
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_FILE_LIMIT, HARD_FILE_LIMIT))
+    except ValueError as error:
+        # Above fs.nr_open, or without CAP_SYS_RESOURCE: no reason to end the machine.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        kmsg.warning(f"hard limit of open files stays {hard}: {error}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(SOFT_FILE_LIMIT, hard), hard))
+
+
+def start(options: Options) -> int:
+    """Start services, command and shell; returns the process whose end is the machine's.
+
+    Raises OSError when a process cannot be made.
+    """
+    for service in _SERVICES:
+        if os.path.exists(service[0]):
+            kmsg.info(f"starting {service[0]}")
+            spawn(service)
+    primary = 0
+    if options.command:
+        primary = spawn(options.command)
+    if options.shell:
+        primary = spawn([options.shell])
+    return primary
+
+
+def spawn(command: list[str]) -> int:
+    """Start a program in a session of its own, with ENVIRONMENT; returns its process id.
+
+    In the child it does not return: it raises SystemExit at the latest, with the errno as status
+    when the program cannot be executed.
+    """
+    # Keeps the collector of a child that stays in this interpreter off the pages it shares.
+    gc.freeze()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        run_program(command, ENVIRONMENT)
+    except OSError as error:
+        kmsg.say(f"init: {error}")
+        kmsg.error(str(error))
+        raise SystemExit(error.errno or 1) from None
