@@ -57,10 +57,12 @@ class InputStream:
     def _process_closed_input(self, error: OSError) -> None:
         if error.errno != errno.EPIPE:
             logger.warning("%s: cannot write: %s", self._name, error)
-        self._copier.stop()
         self._sink.close()
-        # Else a host with more to send would wait until the process exits.
+        # Else a host with more to send would wait until the process exits.  What it has sent
+        # already is read and dropped: a full unix socket is not reported as writable to a sender
+        # that polls it, whatever has been shut down.
         self._refuse_more()
+        self._copier.replace_sink(NullSink())
 
     def _refuse_more(self) -> None:
         try:
