@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess  # costs nothing: asyncio has imported it
 from typing import Final
 
-from gcs.linux.command import run_command
 from gcs.protocol.errors import GcsError
 
 EXT4: Final = "ext4"
@@ -83,28 +83,37 @@ def require_formattable(filesystem: str, device: str) -> None:
         )
 
 
-async def make_filesystem(device: str, filesystem: str, *, limit: float) -> None:
+def make_filesystem(device: str, filesystem: str, *, limit: float) -> None:
     """Make a file system, destroying what the device holds.
 
+    To be called in a worker thread: the agent's reaper takes other children for orphans.
+
     filesystem: "ext4" or "xfs".
-    limit: seconds.
+    limit: seconds after which the program is killed.
 
     Raises GcsError with the program's output when it fails, is missing or takes too long.
     """
     require_formattable(filesystem, device)
     command = (*_MKFS[filesystem], device)
     try:
-        result = await run_command(command, limit=limit)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=limit,
+            check=False,
+        )
     except FileNotFoundError as error:
         raise GcsError(
             f"format {device} as {filesystem}: {command[0]} is not in the guest's image"
         ) from error
-    except (OSError, TimeoutError) as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise GcsError(f"format {device} as {filesystem}: {error}") from error
-    if result.status.shell_code != 0:
+    if done.returncode != 0:
+        output = done.stdout[-_OUTPUT_SHOWN:].decode("utf-8", "replace").strip()
         raise GcsError(
-            f"format {device}: `{' '.join(command)}` failed with status "
-            f"{result.status.shell_code}: {result.output[-_OUTPUT_SHOWN:]}"
+            f"format {device}: `{' '.join(command)}` failed with status {done.returncode}: {output}"
         )
 
 

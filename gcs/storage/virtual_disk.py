@@ -156,7 +156,7 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
         if settings.ensure_filesystem and not found:
             filesystem.require_formattable(wanted, device)
             left = deadline - asyncio.get_running_loop().time()
-            await filesystem.make_filesystem(device, wanted, limit=left)
+            await in_thread(filesystem.make_filesystem, device, wanted, limit=left)
             return wanted
         return _type_to_mount(settings, device, found)
 
