@@ -1,0 +1,209 @@
+"""The running agent: start-up order, and how it ends (spec 4.12, 1.10)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal as signals
+from typing import TYPE_CHECKING
+
+from gcs import __version__
+from gcs.bridge.bridge import Bridge
+from gcs.bridge.redial import serve_forever
+from gcs.transport import VsockTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gcs.bridge.request import Handler
+    from gcs.bridge.services import Services
+    from gcs.logs import Logs
+    from gcs.policy.stance import Policy
+    from gcs.runtime.host import Host
+    from gcs.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_INFORMATION = "/info"
+_CORE_PATTERN = "/proc/sys/kernel/core_pattern"
+#: The interpreter of our PID 1 lives here, in our image and nowhere else.
+_GUEST_PREFIX = "/usr/lib/gcs/"
+_CONFIDENTIAL_DEVICES = ("/dev/sev", "/dev/sev-guest")
+
+
+class Options:
+    """What the command line decides.
+
+    Attributes:
+        transport: How the host is reached.
+        policy: In force until a host sets another.
+        answer_requests: Know any request at all.
+        use_standard_streams: Serve descriptors 0 and 1, once, instead of dialling.
+        core_pattern: Kernel's pattern for core files; empty leaves it as it is.
+    """
+
+    __slots__ = (
+        "answer_requests",
+        "core_pattern",
+        "policy",
+        "transport",
+        "use_standard_streams",
+    )
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        policy: Policy,
+        answer_requests: bool,
+        use_standard_streams: bool,
+        core_pattern: str,
+    ) -> None:
+        self.transport = transport
+        self.policy = policy
+        self.answer_requests = answer_requests
+        self.use_standard_streams = use_standard_streams
+        self.core_pattern = core_pattern
+
+
+class Agent:
+    """The agent of one process.
+
+    Args:
+        options: From the command line.
+        logs: The log, set up.
+    """
+
+    def __init__(self, options: Options, logs: Logs) -> None:
+        self._options = options
+        self._logs = logs
+        self._ending: asyncio.Future[int] | None = None
+        self._powering_off = False
+        self._host: Host | None = None
+        self._bridge: Bridge
+
+    async def run(self) -> int:
+        """Serve the host until there is a reason to end; return the exit status."""
+        loop = asyncio.get_running_loop()
+        streams = _take_standard_streams() if self._options.use_standard_streams else None
+        self._logs.capture_output(loop)
+        logger.info("GCS started", extra=_build())
+        if self._options.core_pattern:
+            _write_core_pattern(self._options.core_pattern)
+        self._ending = loop.create_future()
+        for number in (signals.SIGTERM, signals.SIGINT):
+            loop.add_signal_handler(number, self._end, 0, f"signal {number.name}")
+        self._bridge = Bridge(
+            self._load, enabled=self._options.answer_requests, sequential=_is_confidential()
+        )
+        serving = asyncio.create_task(self._serve(streams), name="serve")
+        try:
+            await asyncio.wait({serving, self._ending}, return_when=asyncio.FIRST_COMPLETED)
+            return self._ending.result() if self._ending.done() else serving.result()
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+            await self._finish()
+
+    async def _serve(self, streams: tuple[int, int] | None) -> int:
+        if streams is None:
+            await serve_forever(self._bridge, self._options.transport)
+        logger.info("bridge connected, serving", extra={"port": "standard input and output"})
+        reason = await self._bridge.serve_descriptors(*streams)
+        logger.info("bridge connection lost", extra={"error": reason})
+        return 0
+
+    def _load(self) -> tuple[Mapping[int, Handler], Services]:
+        """Import and make everything behind the bridge; see Bridge."""
+        try:
+            from gcs.bridge.handlers import HANDLERS
+            from gcs.bridge.services import Services
+            from gcs.runtime.assembly import make_host
+
+            self._host = make_host(transport=self._options.transport, publish=self._bridge.publish)
+            services = Services(self._host, self._options.policy, self._shut_down)
+        except Exception:
+            logger.critical("the agent can't start", exc_info=True)
+            self._end(1, "it can't start")
+            raise
+        gc.freeze()
+        gc.enable()
+        return HANDLERS, services
+
+    def _shut_down(self) -> None:
+        self._powering_off = True
+        self._end(0, "shutdown request")
+
+    def _end(self, status: int, reason: str) -> None:
+        logger.info("the agent ends", extra={"reason": reason})
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_result(status)
+
+    async def _finish(self) -> None:
+        await self._bridge.close()
+        if self._powering_off and may_power_off(self._options.transport):
+            from gcs.linux.power import power_off
+
+            logger.info("powering off")
+            self._logs.close()
+            await asyncio.to_thread(power_off)
+        if self._host is not None:
+            await self._host.close()
+
+
+def may_power_off(transport: Transport) -> bool:
+    """Tell whether this machine is ours to be switched off.
+
+    Only inside our image: the host must be reached by vsock, and PID 1 must run on the interpreter
+    of the image.  Anywhere else a shutdown request ends the agent and nothing more.
+    """
+    if not isinstance(transport, VsockTransport):
+        return False
+    try:
+        return os.readlink("/proc/1/exe").startswith(_GUEST_PREFIX)
+    except OSError:
+        return False
+
+
+def _is_confidential() -> bool:
+    """Tell whether requests are to be carried out one at a time (spec 1.4)."""
+    for device in _CONFIDENTIAL_DEVICES:
+        try:
+            os.stat(device)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+        else:
+            return True
+    return False
+
+
+def _take_standard_streams() -> tuple[int, int]:
+    """Return duplicates of descriptors 0 and 1 for the bridge, and keep all others off them."""
+    streams = os.dup(0), os.dup(1)
+    for descriptor in streams:
+        os.set_blocking(descriptor, False)
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return streams
+
+
+def _write_core_pattern(pattern: str) -> None:
+    with open(_CORE_PATTERN, "w") as file:
+        file.write(pattern)
+
+
+def _build() -> dict[str, str]:
+    """Return what this agent was built from, as the image says (spec 8.2)."""
+    build = {"version": __version__}
+    for key in ("branch", "commit"):
+        try:
+            with open(f"{_INFORMATION}/gcs.{key}") as file:
+                build[key] = file.read().strip()
+        except OSError:
+            build[key] = "unknown"
+    return build

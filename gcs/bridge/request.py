@@ -1,0 +1,97 @@
+"""A request on its way through the agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gcs.protocol.decode import convert, decode_any
+from gcs.protocol.errors import GcsError
+from gcs.protocol.frame import type_name
+from gcs.protocol.requests import MessageBase
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gcs.bridge.services import Services
+    from gcs.protocol.frame import Header
+    from gcs.protocol.responses import Response
+
+T = TypeVar("T")
+
+
+class Request:
+    """A frame from the host, its body read as far as all requests are alike.
+
+    A body that can't be read is no error yet: some requests don't need theirs (spec 1.4).
+
+    Attributes:
+        type: Message identifier.
+        id: Sequence number.
+        container_id: The target, as far as the body could be read.
+        activity_id: The one to echo, or ``None``.
+        when_answered: Called once, after the response was queued or given up.
+    """
+
+    __slots__ = (
+        "_document",
+        "_error",
+        "activity_id",
+        "container_id",
+        "id",
+        "type",
+        "when_answered",
+    )
+
+    def __init__(self, header: Header, body: bytes | memoryview) -> None:
+        self.type = header.type
+        self.id = header.id
+        self.container_id = ""
+        self.activity_id: str | None = None
+        self.when_answered: Callable[[], None] | None = None
+        self._document: Any = None
+        self._error: GcsError | None = None
+        try:
+            self._document = decode_any(body, self._what)
+            base = convert(self._document, MessageBase, self._what)
+        except GcsError as error:
+            self.activity_id = _find_activity_id(self._document)
+            self._document = None
+            # Traceback and cause refer to the body, maybe 64 MiB, until the next collection.
+            self._error = error.with_traceback(None)
+            error.__cause__ = error.__context__ = None
+        else:
+            self.container_id = base.container_id
+            self.activity_id = base.activity_id or None
+
+    @property
+    def name(self) -> str:
+        """A readable name of the message type."""
+        return type_name(self.type)
+
+    def read(self, target: type[T]) -> T:
+        """Return the body as one of :mod:`gcs.protocol.requests`.
+
+        Raises:
+            InvalidJsonError: The body is not of that form.
+        """
+        if self._error is not None:
+            raise self._error
+        return convert(self._document, target, self._what)
+
+    @property
+    def _what(self) -> str:
+        return f"body of {self.name}"
+
+
+#: Carries out a request; ``None``: there is no answer.
+if TYPE_CHECKING:
+    Handler = Callable[[Services, Request], Awaitable[Response | None]]
+
+
+def _find_activity_id(document: Any) -> str | None:
+    """Return the activity id of a body that is JSON, but wrong somewhere else."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if key.lower() == "activityid" and isinstance(value, str):
+                return value or None
+    return None

@@ -1,0 +1,101 @@
+"""The command line of the agent, `/bin/gcs` (spec 7.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from gcs.agent import Agent, Options
+from gcs.flags import Flag, FlagError, HelpRequested, parse, usage
+from gcs.logs import LOG_FORMATS, LOG_LEVELS, set_up
+from gcs.policy.stance import STANCES
+from gcs.transport import parse_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+PROGRAM = "gcs"
+USAGE_STATUS = 2
+MEBIBYTE = 1024 * 1024
+
+
+def _one_of(choices: Container[str]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        if text not in choices:
+            raise ValueError(f"choose one of {choices}")
+
+    return check
+
+
+def _transport(text: str) -> None:
+    parse_transport(text)
+
+
+FLAGS = (
+    Flag("loglevel", "debug", "least severe entries to log", _one_of(tuple(LOG_LEVELS))),
+    Flag("logfile", "", "file for the log (default: standard error)"),
+    Flag("log-format", "text", "form of the log", _one_of(tuple(LOG_FORMATS))),
+    Flag("scrub-logs", True, "leave what may be secret out of logged requests"),
+    Flag("core-dump-location", "", "pattern for /proc/sys/kernel/core_pattern"),
+    Flag("kmsgLogLevel", 4, "least severe kernel messages to log, 0 to 7"),
+    Flag("use-inouterr", False, "serve the bridge on standard input and output, until EOF"),
+    Flag("v4", False, "answer requests; without it every one is refused"),
+    Flag("root-mem-reserve-bytes", 75 * MEBIBYTE, "memory that containers can't use"),
+    Flag("gcs-mem-limit-bytes", 50 * MEBIBYTE, "memory of the agent worth a warning"),
+    Flag("disable-time-sync", False, "do not follow the host's clock"),
+    Flag(
+        "initial-policy-stance",
+        "allow",
+        "what is allowed until a security policy is set",
+        _one_of(tuple(STANCES)),
+    ),
+    Flag("transport", "vsock", "how to reach the host: vsock or unix:PREFIX", _transport),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the agent.
+
+    Args:
+        argv: Arguments without the program name; by default those of the process.
+
+    Returns:
+        The exit status: 0 at an orderly end, 1 when the agent failed, 2 for a wrong command line.
+    """
+    # Nothing that start-up makes is garbage; see Agent for when it is switched on again.
+    gc.disable()
+    try:
+        values, _ = parse(FLAGS, sys.argv[1:] if argv is None else argv)
+    except HelpRequested:
+        sys.stderr.write(usage(PROGRAM, FLAGS))
+        return 0
+    except FlagError as error:
+        sys.stderr.write(f"{error}\n{usage(PROGRAM, FLAGS)}")
+        return USAGE_STATUS
+    options = Options(
+        transport=parse_transport(values["transport"]),
+        policy=STANCES[values["initial-policy-stance"]](),
+        answer_requests=values["v4"],
+        use_standard_streams=values["use-inouterr"],
+        core_pattern=values["core-dump-location"],
+    )
+    try:
+        logs = set_up(
+            level=values["loglevel"],
+            form=values["log-format"],
+            path=values["logfile"],
+            muted=values["initial-policy-stance"] == "deny",
+        )
+    except OSError as error:
+        sys.stderr.write(f"cannot open the log file {values['logfile']}: {error.strerror}\n")
+        return os.EX_OK + 1
+    try:
+        return asyncio.run(Agent(options, logs).run())
+    except Exception:  # noqa: BLE001 - the last words must be a log entry
+        sys.excepthook(*sys.exc_info())
+        return 1
+    finally:
+        logs.close()
