@@ -17,7 +17,7 @@ SYSTEM_PACKAGES := binutils cpio dpkg e2fsprogs gcc git gzip kmod libc6-dev libc
 	patchelf python3 python3-dev python3-venv qemu-system-x86 runc xz-utils
 
 SOURCES := $(shell find gcs -name '*.py') $(shell find rootfs -type f)
-BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py')
+BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -path '*/files/*')
 PRODUCTS := out/delta.tar.gz out/initrd.img out/rootfs.tar.gz
 BOOT := out/vmlinux out/initrd-qemu.img out/busybox.tar
 

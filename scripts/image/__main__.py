@@ -47,8 +47,7 @@ class Steps:
         chosen = self._options.base or self._build / "base.tar"
         tree = archive.read(chosen, self._build / "unpacked" / "base")
         tree.merge(archive.read(self._out / "delta.tar.gz", self._build / "unpacked" / "delta"))
-        for name in ("dev", "proc", "run", "sys", "tmp", "etc", "var"):
-            tree.need_directory(name)
+        base.complete(tree)
         with archive.replacing(self._build / "initrd.cpio") as out:
             cpio.write(tree, out, self._options.epoch)
 

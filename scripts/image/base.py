@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.image import elf
@@ -9,8 +10,6 @@ from scripts.image.errors import BuildError, run
 from scripts.image.tree import Tree, directory, file_on_disk, regular, symlink
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scripts.image.packages import PackageCache
 
 PROGRAMS = {
@@ -56,6 +55,8 @@ _LIBRARIES = (
     "libzstd1",
 )
 
+_UDHCPC_SCRIPT = Path(__file__).parent / "files/udhcpc_config.script"
+
 PACKAGES = (*PROGRAMS, *_LIBRARIES)
 
 _LINKS = {
@@ -65,7 +66,6 @@ _LINKS = {
     **{f"sbin/{name}": "../bin/kmod" for name in ("depmod", "insmod", "modprobe", "rmmod")},
     "sbin/modinfo": "../bin/kmod",
     "bin/lsmod": "kmod",
-    # The agent keeps its bookkeeping below /var/run, and the root may be read-only.
     "var/run": "/run",
 }
 
@@ -137,7 +137,26 @@ def build(cache: PackageCache) -> Tree:
     tree.put("etc/mke2fs.conf", file_on_disk(folders["e2fsprogs"] / "etc/mke2fs.conf", 0o644))
     for path, text in _ETC.items():
         tree.put(path, regular(text.encode()))
+    tree.put("sbin/udhcpc_config.script", file_on_disk(_UDHCPC_SCRIPT, 0o755))
     return tree
+
+
+def complete(tree: Tree) -> None:
+    """Add the directories that must exist in a read-only root (spec 7.8), whatever the base is.
+
+    The agent keeps its bookkeeping below /var/run, which has to lead to /run, the one file system
+    that is always writable.
+
+    Raises:
+        BuildError: /var/run leads elsewhere, and cannot be replaced as there are files in it.
+    """
+    for path in ("dev", "etc", "proc", "run", "sys", "tmp", "var"):
+        tree.need_directory(path)
+    if tree.resolve("var/run") == "run":
+        return
+    if any(path.startswith("var/run/") for path, _ in tree):
+        raise BuildError("/var/run of the base holds files; it has to be a link to /run")
+    tree.nodes["var/run"] = symlink("/run")
 
 
 def container_root(cache: PackageCache) -> Tree:

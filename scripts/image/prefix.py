@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,26 @@ LAZY = (
     "concurrent.futures.thread",  # asyncio.to_thread, by a module's __getattr__
     "encodings.ascii",
     "encodings.latin_1",
-    "os",  # frozen in the interpreter, but its file is how the interpreter finds its prefix
 )
 """Modules the standard library imports on first use, and the guest uses."""
 
-# Docstrings and asserts go, and so do the column tables, which help only where sources exist.
+# Docstrings and asserts go, and so do the columns of code, which help only where sources are.
 _COMPILE_FLAGS = ("-IS", "-B", "-OO", "-X", "no_debug_ranges", "-X", "utf8")
+
+
+_FOLDER = f"{PREFIX}/lib/python3.11"
+
+# The interpreter imports encodings before anything else that is not frozen into it.
+_HOOK = "import bundle  # all other modules are in there\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module that the guest imports, and the file it comes from."""
+
+    name: str
+    file: Path
+    package: bool
 
 
 class PythonPrefix:
@@ -69,6 +84,8 @@ class PythonPrefix:
         self._full = work / "python"
         self._root = work / "delta"
         self._lib = self._root / PREFIX[1:] / "lib"
+        self._folder = self._lib / "python3.11"
+        self._work = work
         self._guest = Path(__file__).parent / "guest"
 
     def build(self) -> Tree:
@@ -78,7 +95,8 @@ class PythonPrefix:
         runnable = [name for name in sources if not name.endswith("__main__")]
         names = sorted({*runnable, *imports.imported_names(sources), *LAZY} - set(LEFT_OUT))
         modules = self._trace(names)
-        modules |= {name: path for name, path in sources.items() if name not in modules}
+        for name, path in sources.items():
+            modules.setdefault(name, Module(name, path, path.name == "__init__.py"))
         shutil.rmtree(self._root, ignore_errors=True)
         self._compile(modules)
         self._copy_binaries(modules)
@@ -88,27 +106,46 @@ class PythonPrefix:
         tree.add_disk_tree(self._root)
         return tree
 
-    def _trace(self, names: list[str]) -> dict[str, Path]:
+    def _trace(self, names: list[str]) -> dict[str, Module]:
         folders = [str(self._repository), str(self._site_packages)]
         code = (self._guest / "trace.py").read_text()
         words = ["-IS", "-B", "-X", "utf8", "-c", code, *folders, "--", *LEFT_OUT, "--", *names]
-        lines = self._python(words).splitlines()
-        found = dict(line.split("\t") for line in lines)
-        return {name: Path(file) for name, file in found.items() if file}
+        found = {}
+        for line in self._python(words).splitlines():
+            name, file, package = line.split("\t")
+            found[name] = Module(name, Path(file), bool(package))
+        return found
 
-    def _compile(self, modules: dict[str, Path]) -> None:
-        jobs = []
-        for name, path in sorted(modules.items()):
-            if path.suffix != ".py":
-                continue
-            inside = self._inside(path)
-            target = self._lib / "python3.11" / inside.with_suffix(".pyc")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            jobs.append(f"{path}\t{target}\t{PREFIX}/lib/python3.11/{inside}\n")
-            if not name:
-                raise BuildError(f"{path}: a module without a name")
+    def _compile(self, modules: dict[str, Module]) -> None:
+        """Write the bundle, and the few files the interpreter needs to find and open it."""
+        jobs: list[tuple[str, ...]] = [
+            self._startup_file("os"),
+            self._startup_file("encodings/__init__", _HOOK),
+            self._pyc("bundle", self._guest / "bundle.py"),
+        ]
+        for name, module in sorted(modules.items()):
+            place = f"{_FOLDER}/{self._inside(module.file)}"
+            if module.file.suffix == ".so":
+                jobs.append(("extension", name, place))
+            elif name != "encodings":
+                package = "package" if module.package else ""
+                jobs.append(("bundle", name, str(module.file), place, package))
         words = [*_COMPILE_FLAGS, "-c", (self._guest / "compile.py").read_text()]
-        self._python(words, "".join(jobs))
+        lines = "".join("\t".join(job) + "\n" for job in jobs)
+        self._python([*words, str(self._folder / "modules.bundle")], lines)
+
+    def _startup_file(self, name: str, before: str = "") -> tuple[str, ...]:
+        """Name a file of the standard library to compile, with code put before its own."""
+        text = (self._full / "usr/lib/python3.11" / f"{name}.py").read_text()
+        source = self._work / "startup" / f"{name}.py"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(before + text)
+        return self._pyc(name, source)
+
+    def _pyc(self, name: str, source: Path) -> tuple[str, ...]:
+        target = self._folder / f"{name}.pyc"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return ("pyc", str(target), str(source), f"{_FOLDER}/{name}.py")
 
     def _inside(self, path: Path) -> Path:
         """Return where a file lies below the directory that sys.path names."""
@@ -118,16 +155,16 @@ class PythonPrefix:
                 return path.relative_to(folder)
         raise BuildError(f"{path}: an imported module outside the known directories")
 
-    def _copy_binaries(self, modules: dict[str, Path]) -> None:
+    def _copy_binaries(self, modules: dict[str, Module]) -> None:
         (self._root / PREFIX[1:] / "bin").mkdir(parents=True)
         python = self._root / PREFIX[1:] / "bin/python3"
         shutil.copyfile(self._full / "usr/bin/python3.11", python)
         python.chmod(0o755)
-        extensions = [path for path in modules.values() if path.suffix == ".so"]
+        extensions = [each.file for each in modules.values() if each.file.suffix == ".so"]
         # The interpreter warns when this directory is missing, even with nothing to find there.
-        (self._lib / "python3.11/lib-dynload").mkdir(exist_ok=True)
+        (self._folder / "lib-dynload").mkdir(exist_ok=True)
         for path in extensions:
-            target = self._lib / "python3.11" / self._inside(path)
+            target = self._folder / self._inside(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._install_library(path, target)
         libraries = elf.Libraries([self._full]).closure([python, *extensions])

@@ -158,7 +158,7 @@ class Tree:
 
     def link(self, path: str, target: str) -> None:
         """Make path a hard link to target; raise BuildError when target is not in the tree."""
-        node = self.nodes.get(self._resolve(target) if target not in self.nodes else target)
+        node = self.nodes.get(self.resolve(target) if target not in self.nodes else target)
         if node is None or stat.S_ISDIR(node.mode):
             raise BuildError(f"/{path}: hard link to /{target}, which is no file of the archive")
         self.put(path, node)
@@ -180,11 +180,11 @@ class Tree:
                 self.put(f"{below}/{relative}" if below else relative, _node_of(path))
 
     def _leads_to_directory(self, path: str) -> bool:
-        node = self.nodes.get(self._resolve(path))
+        node = self.nodes.get(self.resolve(path))
         return node is not None and stat.S_ISDIR(node.mode)
 
     def _make_directory(self, path: str) -> str:
-        resolved = self._resolve(path)
+        resolved = self.resolve(path)
         built = ""
         for part in resolved.split("/") if resolved else ():
             built = f"{built}/{part}" if built else part
@@ -193,8 +193,12 @@ class Tree:
                 raise BuildError(f"/{built}: is no directory, but a parent of /{path}")
         return resolved
 
-    def _resolve(self, path: str) -> str:
-        """Follow symbolic links inside the tree; parts that do not exist stay as they are."""
+    def resolve(self, path: str) -> str:
+        """Follow the symbolic links in a path; parts that do not exist stay as they are.
+
+        Raises:
+            BuildError: the links go round in a circle.
+        """
         pending = path.split("/")[::-1]
         done: list[str] = []
         followed = 0

@@ -18,21 +18,30 @@ def _import(name: str) -> None:
             raise
 
 
+class _Report:
+    """Says on one line which import failed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, kind: type[BaseException], value: BaseException, trace: object) -> None:
+        sys.stderr.write(f"import {self._name}: {kind.__name__}: {value}\n")
+
+
 def _main() -> None:
     prefix, *names = sys.argv[1:]
     for folder in (sys.prefix, sys.exec_prefix, *sys.path):
         if folder != prefix and not folder.startswith(prefix + "/"):
             sys.exit(f"the interpreter looks for modules in {folder}, outside {prefix}")
     for name in names:
-        sys.excepthook = lambda kind, value, _, name=name: sys.stderr.write(
-            f"import {name}: {kind.__name__}: {value}\n"
-        )
+        sys.excepthook = _Report(name)
         _import(name)
     sys.excepthook = sys.__excepthook__
     for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file is not None and not file.startswith(prefix + "/"):
-            sys.exit(f"module {name} comes from {file}, outside {prefix}")
+        spec = getattr(module, "__spec__", None)
+        origin = spec.origin if spec is not None else None
+        if origin not in (None, "built-in", "frozen") and not origin.startswith(prefix + "/"):
+            sys.exit(f"module {name} comes from {origin}, outside {prefix}")
 
 
 _main()

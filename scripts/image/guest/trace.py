@@ -1,4 +1,4 @@
-"""Import modules and print everything that got imported: name, then file, separated by a tab.
+"""Import modules and print what got imported from files: name, file, and `package` or nothing.
 
 Arguments: directories to append to sys.path, `--`, names that must not be imported, `--`, names
 to import. A name whose last part is an attribute of the module before it is fine. Nothing is
@@ -30,24 +30,30 @@ def _import(name: str) -> None:
             raise
 
 
+class _Report:
+    """Says on one line which import failed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, kind: type[BaseException], value: BaseException, trace: object) -> None:
+        sys.stderr.write(f"import {self._name}: {kind.__name__}: {value}\n")
+
+
 def _main() -> None:
     folders, left_out, names = _split(sys.argv[1:])
     sys.path += folders
     for name in left_out:
         sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail
     for name in names:
-        sys.excepthook = lambda kind, value, _, name=name: sys.stderr.write(
-            f"import {name}: {kind.__name__}: {value}\n"
-        )
+        sys.excepthook = _Report(name)
         _import(name)
     sys.excepthook = sys.__excepthook__
     for name, module in sorted(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
-        if spec is None or name == "__main__":
-            continue
-        file = spec.origin if spec.has_location else getattr(module, "__file__", None)
-        # A module frozen into the interpreter has its file, too, for -X frozen_modules=off.
-        sys.stdout.write(f"{spec.name}\t{file or ''}\n")
+        if spec is not None and spec.has_location and name != "__main__":
+            package = "package" if spec.submodule_search_locations is not None else ""
+            sys.stdout.write(f"{spec.name}\t{spec.origin}\t{package}\n")
 
 
 _main()

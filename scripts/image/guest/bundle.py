@@ -1,0 +1,68 @@
+"""Import the guest's modules from one file, without searching directories.
+
+The file, beside this module, is: length of the table (4 bytes, little endian), the table
+(marshalled), and the code of all modules, each marshalled. The table maps a module's name to
+(is a package, offset, length), or, for an extension module, to its path. Under emulation this
+makes the imports of the agent a quarter faster than a directory of .pyc files does.
+
+This is imported while the interpreter starts, so it may use built-in modules only.
+"""
+
+import marshal
+import posix
+import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import ExtensionFileLoader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+
+FILE = __file__.rpartition("/")[0] + "/modules.bundle"
+FOLDER = FILE.rpartition("/")[0]
+
+
+class BundleImporter:
+    """Finds and loads what is in the bundle; anything else is left to the other importers."""
+
+    def __init__(self) -> None:
+        length = int.from_bytes(_read(0, 4), "little")
+        self._table = marshal.loads(_read(4, length))
+        self._start = 4 + length
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return the spec of a module in the bundle."""
+        entry = self._table.get(name)
+        if entry is None:
+            return None
+        if isinstance(entry, str):
+            return ModuleSpec(name, ExtensionFileLoader(name, entry), origin=entry)
+        spec = ModuleSpec(name, self, origin=FILE, is_package=entry[0])  # type: ignore[arg-type]
+        if entry[0]:
+            spec.submodule_search_locations = [f"{FOLDER}/{name.replace('.', '/')}"]
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Let the import system make an ordinary module."""
+
+    def exec_module(self, module: "ModuleType") -> None:
+        """Run a module's code."""
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name: str) -> "CodeType":
+        """Return a module's code object."""
+        _, offset, length = self._table[name]
+        code: CodeType = marshal.loads(_read(self._start + offset, length))
+        return code
+
+
+def _read(offset: int, length: int) -> bytes:
+    # Opened anew each time: a descriptor kept open would not survive a close_range().
+    file = posix.open(FILE, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return posix.pread(file, length, offset)
+    finally:
+        posix.close(file)
+
+
+sys.meta_path.insert(0, BundleImporter())
