@@ -126,6 +126,12 @@ class Process:
         os.close(self._pidfd)
         return self._process.wait()
 
+    async def end(self) -> None:
+        """Kill the process and wait for it, unless that has been done."""
+        if self._process.returncode is None:
+            self.kill()
+            await self.exit_code()
+
 
 def shell(script: str, child: ChildDescriptors, **environment: str) -> Process:
     return Process(["sh", "-c", script], child, environment)
