@@ -1,0 +1,343 @@
+"""All state of the agent, and what a host can ask of it; the bridge calls nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from gcs.protocol.errors import (
+    GcsError,
+    InvalidJsonError,
+    InvalidStateError,
+    NotFoundError,
+    SystemAlreadyExistsError,
+    SystemNotFoundError,
+    error_text,
+)
+from gcs.protocol.oci import read_specification
+from gcs.protocol.requests import UVM_ID
+from gcs.protocol.settings import ADD
+from gcs.runtime.bundle import CONFIG, Bundle, check_path
+from gcs.runtime.container import Container, Status
+from gcs.runtime.external import start_external
+from gcs.runtime.properties import read_properties
+from gcs.runtime.resources import CONTAINER_CONSTRAINTS, read_settings
+from gcs.runtime.spec import (
+    SANDBOX_ID,
+    check_arguments,
+    check_container_id,
+    container_kind,
+    edit_standalone,
+)
+from gcs.stdio import StdioPorts, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from gcs.protocol.oci import Specification
+    from gcs.protocol.requests import (
+        ContainerSettings,
+        ModificationRequest,
+        ProcessParameters,
+        PropertyQuery,
+        VsockStdioRelaySettings,
+    )
+    from gcs.protocol.responses import Notification, Properties
+    from gcs.runtime.children import Children
+    from gcs.runtime.oci import OciRuntime
+    from gcs.runtime.process import Process, WaitResult
+    from gcs.runtime.resources import ResourceTable
+    from gcs.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_LOWEST_SCHEMA: Final = (2, 1)
+# For each process that has to end with the agent.
+_CLOSE_SECONDS: Final = 10.0
+
+
+class Host:
+    """Containers, and processes of the VM.
+
+    Args:
+        transport: Dials the host for the streams of processes.
+        children: Starts and watches processes; closed together with this.
+        runtime: Makes containers.
+        resources: Drivers of the VM's resources.
+        publish: Called once for every container that was created, when it has ended and every
+            wait for its init has been answered.
+    """
+
+    __slots__ = (
+        "_children",
+        "_containers",
+        "_externals",
+        "_publish",
+        "_resources",
+        "_runtime",
+        "_transport",
+    )
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        children: Children,
+        runtime: OciRuntime,
+        resources: ResourceTable,
+        publish: Callable[[Notification], None],
+    ) -> None:
+        self._transport = transport
+        self._children = children
+        self._runtime = runtime
+        self._resources = resources
+        self._publish = publish
+        self._containers: dict[str, Container] = {}
+        self._externals: dict[int, Process] = {}
+
+    async def create_container(
+        self, container_id: str, activity_id: str | None, settings: ContainerSettings
+    ) -> None:
+        """Create a container that belongs to no pod.
+
+        Raises:
+            InvalidArgumentError: The id, or a path, is not valid.
+            InvalidJsonError: Schema below 2.1, or no proper specification.
+            SystemAlreadyExistsError: The id is taken.
+            GcsError: The container can't be made; nothing is left of it.
+        """
+        check_container_id(container_id)
+        version = (settings.schema_version.major, settings.schema_version.minor)
+        if version < _LOWEST_SCHEMA:
+            raise InvalidJsonError("invalid schema version {}.{}: 2.1 is needed".format(*version))
+        document, view = read_specification(settings.oci_specification)
+        path = check_path(settings.oci_bundle_path, "OciBundlePath")
+        scratch = settings.scratch_dir_path
+        if scratch:
+            scratch = check_path(scratch, "ScratchDirPath")
+        self._require_standalone(container_id, view)
+        if container_id in self._containers:
+            raise SystemAlreadyExistsError(f"container {container_id} exists already")
+        container = Container(
+            container_id,
+            activity_id,
+            runtime=self._runtime,
+            transport=self._transport,
+            publish=self._publish,
+        )
+        self._containers[container_id] = container
+        try:
+            await self._create(container, document, view, path, scratch)
+        except BaseException:
+            del self._containers[container_id]
+            raise
+
+    def require_container(self, container_id: str) -> Container:
+        """Return a container.
+
+        Raises:
+            SystemNotFoundError: No such container.
+            InvalidStateError: It is still being created.
+        """
+        container = self._containers.get(container_id)
+        if container is None:
+            raise SystemNotFoundError(f"container {container_id[:100]!r} does not exist")
+        if container.status is Status.CREATING:
+            raise InvalidStateError(f"container {container_id} is still being created")
+        return container
+
+    async def execute_process(
+        self,
+        container_id: str,
+        parameters: ProcessParameters,
+        ports: VsockStdioRelaySettings,
+    ) -> int:
+        """Run a process of the VM, start a container's init, or run a process in a container.
+
+        Returns:
+            Its pid.
+
+        Raises:
+            GcsError: The host can't be reached, or the process can't be started.
+        """
+        wanted = StdioPorts(
+            ports.std_in if parameters.create_std_in_pipe else None,
+            ports.std_out if parameters.create_std_out_pipe else None,
+            ports.std_err if parameters.create_std_err_pipe else None,
+        )
+        if container_id == UVM_ID or parameters.create_in_utility_vm:
+            return await self._execute_external(parameters, wanted)
+        container = self.require_container(container_id)
+        if parameters.oci_process is None:
+            return await container.start(wanted)
+        return await container.exec(parameters.oci_process, wanted)
+
+    async def wait_for_process(self, container_id: str, pid: int, timeout_ms: int) -> WaitResult:
+        """Wait for the exit code of a process; the caller has to call the result's answered().
+
+        Raises:
+            SystemNotFoundError: No such container.
+            NotFoundError: No such process, or its exit code was collected by everybody.
+            WaitTimeoutError: It still runs after so many milliseconds.
+        """
+        if container_id == UVM_ID:
+            external = self._externals.get(pid)
+            if external is None:
+                raise NotFoundError(f"the VM has no process {pid} that was started by the host")
+            return await external.wait(timeout_ms)
+        return await self.require_container(container_id).process(pid).wait(timeout_ms)
+
+    async def signal_process(self, container_id: str, pid: int, signal: int) -> None:
+        """Send a signal; 0 stands for SIGKILL.
+
+        Raises:
+            SystemNotFoundError: No such container, or no such process of the VM.
+            NotFoundError: No such process of the container, or the process has ended.
+            InvalidArgumentError: No such signal.
+        """
+        number = signal or 9
+        if container_id == UVM_ID:
+            self._require_external(pid).signal(number)
+        else:
+            self.require_container(container_id).signal(pid, number)
+
+    async def resize_console(self, container_id: str, pid: int, height: int, width: int) -> None:
+        """Set the size of a process's terminal, in character cells.
+
+        Raises:
+            SystemNotFoundError: No such container, or no such process of the VM.
+            NotFoundError: No such process of the container.
+            GcsError: The process has no terminal.
+        """
+        if container_id == UVM_ID:
+            self._require_external(pid).resize(height, width)
+        else:
+            self.require_container(container_id).process(pid).resize(height, width)
+
+    async def shutdown_container(self, container_id: str, *, graceful: bool) -> None:
+        """Send SIGTERM or SIGKILL to a container's init.
+
+        Raises:
+            SystemNotFoundError: No such container.
+            SystemAlreadyStoppedError: It has ended.
+        """
+        await self.require_container(container_id).shutdown(graceful=graceful)
+
+    async def properties(self, container_id: str, query: PropertyQuery) -> Properties:
+        """Return the properties of a container that a query names.
+
+        Raises:
+            SystemNotFoundError: No such container.
+            GcsError: The VM itself was asked.
+        """
+        if container_id == UVM_ID:
+            raise GcsError("the VM itself has no properties to ask for")
+        return await read_properties(self.require_container(container_id).cgroup, query)
+
+    async def modify_settings(self, container_id: str, request: ModificationRequest) -> None:
+        """Add, remove or update a resource of the VM or of a container.
+
+        Raises:
+            GcsError: Unknown resource type, unsupported request type, or the driver fails.
+            InvalidJsonError: Settings of another form.
+            SystemNotFoundError: No such container.
+        """
+        settings = read_settings(request)
+        resource_type = request.resource_type
+        if container_id == UVM_ID and resource_type != CONTAINER_CONSTRAINTS:
+            await self._resources.modify(resource_type, request.request_type or ADD, settings)
+            return
+        container = self.require_container(container_id)
+        if resource_type != CONTAINER_CONSTRAINTS:
+            raise GcsError(f'the ResourceType "{resource_type}" is not supported for containers')
+        await container.update(settings.linux or {})
+
+    async def delete_container_state(self, container_id: str) -> None:
+        """Delete a container, killing it if it runs; it is forgotten in any case.
+
+        Raises:
+            SystemNotFoundError: No such container.
+            InvalidStateError: It is still being created.
+            GcsError: Something of it is left.
+        """
+        container = self.require_container(container_id)
+        try:
+            await container.delete()
+        except OSError as error:
+            raise GcsError(error_text(error)) from error
+        finally:
+            if self._containers.get(container_id) is container:
+                del self._containers[container_id]
+
+    async def close(self) -> None:
+        """End everything that belongs to the agent."""
+        for container_id, container in list(self._containers.items()):
+            if container.status is not Status.CREATING:
+                try:
+                    await self.delete_container_state(container_id)
+                except GcsError as error:
+                    logger.warning("container %s: %s", container_id, error)
+        externals = list(self._externals.values())
+        for process in externals:
+            process.kill()
+        await asyncio.gather(*(process.end(_CLOSE_SECONDS) for process in externals))
+        self._children.close()
+
+    def _require_standalone(self, container_id: str, view: Specification) -> None:
+        kind = container_kind(view)
+        if kind == "container":
+            sandbox_id = view.annotations.get(SANDBOX_ID, "")
+            if not sandbox_id:
+                raise GcsError(f"workload container {container_id} names no pod ({SANDBOX_ID})")
+            raise GcsError(f"pod {sandbox_id} does not exist for workload container {container_id}")
+        if kind:
+            raise GcsError(
+                f"container {container_id} is a pod's sandbox: this agent has no pods, only "
+                "containers of their own"
+            )
+
+    async def _create(
+        self,
+        container: Container,
+        document: dict[str, Any],
+        view: Specification,
+        path: str,
+        scratch: str,
+    ) -> None:
+        import msgspec
+
+        if view.process is not None:
+            check_arguments([*view.process.args, *view.process.env], "the process")
+        files = edit_standalone(document, view, container.id, path)
+        files[CONFIG] = msgspec.json.encode(document) + b"\n"
+        bundle = Bundle(path)
+        try:
+            await asyncio.to_thread(bundle.write, files)
+            await container.create(view, path, scratch)
+        except BaseException as error:
+            await asyncio.to_thread(bundle.undo)
+            if isinstance(error, OSError):
+                raise GcsError(
+                    f"cannot prepare container {container.id}: {error_text(error)}"
+                ) from error
+            raise
+
+    async def _execute_external(self, parameters: ProcessParameters, ports: StdioPorts) -> int:
+        sockets = await connect(self._transport, ports)
+        process = start_external(self._children, parameters, sockets)
+        process.on_settled = lambda: self._forget_external(process)
+        self._externals[process.pid] = process
+        return process.pid
+
+    def _forget_external(self, process: Process) -> None:
+        if process.collected and self._externals.get(process.pid) is process:
+            del self._externals[process.pid]
+            process.close()
+
+    def _require_external(self, pid: int) -> Process:
+        process = self._externals.get(pid)
+        if process is None:
+            raise SystemNotFoundError(f"the VM has no process {pid} that was started by the host")
+        return process
