@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal as signals
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gcs import __version__
 from gcs.bridge.bridge import Bridge
@@ -15,13 +15,15 @@ from gcs.bridge.redial import serve_forever
 from gcs.transport import VsockTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gcs.bridge.request import Handler
     from gcs.bridge.services import Services
     from gcs.logs import Logs
     from gcs.policy.stance import Policy
+    from gcs.protocol.responses import Notification
     from gcs.runtime.host import Host
+    from gcs.storage.driver import ResourceDriver
     from gcs.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -151,6 +153,32 @@ class Agent:
             await asyncio.to_thread(power_off)
         if self._host is not None:
             await self._host.close()
+
+
+def _make_host(transport: Transport, publish: Callable[[Notification], None]) -> Host:
+    from gcs.runtime.children import Children
+    from gcs.runtime.host import Host
+    from gcs.runtime.resources import ResourceTable
+    from gcs.runtime.runc import Runc
+    from gcs.storage.combined_layers import CombinedLayersDriver
+    from gcs.storage.scsi import ScsiBus
+    from gcs.storage.scsi_device import ScsiDeviceDriver
+    from gcs.storage.virtual_disk import VirtualDiskDriver
+
+    children = Children()
+    bus = ScsiBus()
+    drivers: dict[str, ResourceDriver[Any]] = {
+        "SCSIDevice": ScsiDeviceDriver(bus),
+        "MappedVirtualDisk": VirtualDiskDriver(bus),
+        "CombinedLayers": CombinedLayersDriver(),
+    }
+    return Host(
+        transport=transport,
+        children=children,
+        runtime=Runc(children),
+        resources=ResourceTable(drivers),
+        publish=publish,
+    )
 
 
 def may_power_off(transport: Transport) -> bool:

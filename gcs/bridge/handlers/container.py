@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 #: Bytes of a GetProperties response that are not its properties, generously.
 _FRAME_OF_PROPERTIES = 1024
-_SCHEMA = (2, 1)
 #: Resource types whose changes a policy decides on, as far as they are mounts.
 _MOUNTS = frozenset({"MappedVirtualDisk", "MappedDirectory", "VPMemDevice", "CombinedLayers"})
 
@@ -40,12 +39,6 @@ async def create(services: Services, request: Request) -> Response:
     """Create a container."""
     body = request.read(ContainerCreate)
     settings = decode(body.container_config, ContainerSettings, "ContainerConfig")
-    version = (settings.schema_version.major, settings.schema_version.minor)
-    if version < _SCHEMA:
-        raise InvalidJsonError(
-            f"container {body.container_id}: schema version {version[0]}.{version[1]} of its "
-            f"settings is below {_SCHEMA[0]}.{_SCHEMA[1]}"
-        )
     services.policy.require("create_container")
     await services.host.create_container(body.container_id, request.activity_id, settings)
     return ContainerCreateResponse()
