@@ -1,0 +1,27 @@
+"""The resource SCSIDevice: eject and nothing else (spec 3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gcs.protocol.errors import GcsError
+from gcs.protocol.settings import ScsiDevice
+from gcs.storage.scsi_device import ScsiDeviceDriver
+from tests.unit.storage.storage_support import SystemTree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_remove_ejects_and_the_rest_is_refused(tmp_path: Path) -> None:
+    tree = SystemTree(tmp_path / "root")
+    tree.add_vmbus_host(2, 5)
+    tree.add_disk(5, 63, "sdb")
+    driver = ScsiDeviceDriver(tree.bus())
+    await driver.remove(ScsiDevice(controller=2, lun=63))
+    await driver.remove(ScsiDevice(controller=2, lun=62))
+    assert (tree.root / "sys/bus/scsi/devices/5:0:0:63/delete").read_bytes() == b"1\n"
+    with pytest.raises(GcsError, match='the RequestType "Add" is not supported'):
+        await driver.add(ScsiDevice())
