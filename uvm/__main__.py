@@ -1,0 +1,7 @@
+"""``python -m uvm``."""
+
+import sys
+
+from uvm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""What to boot, from what a person asks for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from uvm.errors import MissingFileError, UvmError
+from uvm.paths import image_directory, require_image_file
+from uvm.vm.accelerator import choose_accelerator
+from uvm.vm.machine import DEFAULT_AGENT, Machine
+from uvm.vm.virtual_machine import VsockKind, choose_vsock
+
+KERNEL: str = "vmlinux"
+INITRD: str = "initrd-qemu.img"
+DEFAULT_ROOTFS: str = "busybox.tar"
+_LEAST_MEMORY_MIB = 128
+
+
+@dataclass(frozen=True)
+class BootOptions:
+    """A machine as a person describes it.
+
+    Attributes:
+        image_dir: Directory of the boot files; see :func:`uvm.paths.image_directory`.
+        kernel: Kernel file, instead of the one in that directory.
+        initrd: Initial RAM file system, likewise.
+        memory_mib: Size of the memory.
+        cpus: Number of processors.
+        accelerator: Which one, or ``auto``.
+        vsock: Which vsock device, or ``auto``.
+        kernel_options: Added to the kernel's command line.
+        agent: Command that init runs; empty: the usual one.
+    """
+
+    image_dir: str | None = None
+    kernel: str | None = None
+    initrd: str | None = None
+    memory_mib: int = 512
+    cpus: int = 1
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    vsock: Literal["auto", "user", "kernel"] = "auto"
+    kernel_options: tuple[str, ...] = ()
+    agent: tuple[str, ...] = ()
+
+    def find(self, name: str, given: str | None) -> Path:
+        """Return the path of a boot file.
+
+        Raises:
+            MissingFileError: It is not there.
+        """
+        if given is None:
+            return require_image_file(image_directory(self.image_dir), name)
+        path = Path(given)
+        if not path.is_file():
+            raise MissingFileError(f"{path} does not exist")
+        return path
+
+
+async def build_machine(
+    options: BootOptions, tell: Callable[[str], None]
+) -> tuple[Machine, VsockKind]:
+    """Return the machine, and which vsock device it gets.
+
+    Args:
+        options: What the person asks for.
+        tell: Called with a line the person should read.
+
+    Raises:
+        MissingFileError: A boot file is not there.
+        UvmError: A number is out of range.
+    """
+    if options.memory_mib < _LEAST_MEMORY_MIB:
+        raise UvmError(f"a VM needs at least {_LEAST_MEMORY_MIB} MiB of memory")
+    if options.cpus < 1:
+        raise UvmError("a VM needs at least one processor")
+    kernel = options.find(KERNEL, options.kernel)
+    initrd = options.find(INITRD, options.initrd)
+    accelerator: str = options.accelerator
+    if accelerator == "auto":
+        accelerator = await choose_accelerator(kernel, tell)
+    vsock = choose_vsock() if options.vsock == "auto" else options.vsock
+    machine = Machine(
+        kernel=kernel,
+        initrd=initrd,
+        memory_mib=options.memory_mib,
+        cpus=options.cpus,
+        accelerator=accelerator,
+        kernel_options=options.kernel_options,
+        agent=options.agent or DEFAULT_AGENT,
+    )
+    return machine, vsock

@@ -1,0 +1,216 @@
+"""A connection to the agent: frames, outstanding calls, notifications.
+
+The rules are those of a real host (spec 1.4): whatever breaks them ends the connection, and every
+outstanding call with it.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from gcs.protocol.errors import FramingError
+from gcs.protocol.frame import (
+    HEADER_SIZE,
+    MAX_TO_GUEST,
+    MAX_TO_HOST,
+    MessageType,
+    decode_header,
+    encode_frame,
+    is_response,
+    response_type,
+    type_name,
+)
+from uvm.errors import BridgeClosedError, BridgeTimeoutError
+
+#: A real host gives up the connection when a call takes longer, in seconds (spec 2.10).
+RPC_TIMEOUT: Final = 300.0
+
+
+class _Call:
+    """A request that was sent and not yet answered."""
+
+    __slots__ = ("answer", "request_type")
+
+    def __init__(self, request_type: int, answer: "asyncio.Future[bytes]") -> None:
+        self.request_type = request_type
+        self.answer = answer
+
+
+class BridgeConnection(asyncio.Protocol):
+    """One connection, from its accept to its end.
+
+    Args:
+        on_notification: Called with the body of each notification. An exception it raises ends
+            the connection.
+        first_id: Id of the first request; a real host starts at 0.
+        answer_limit: Seconds within which a call is to be answered.
+    """
+
+    def __init__(
+        self,
+        on_notification: Callable[[bytes], None] | None = None,
+        *,
+        first_id: int = 0,
+        answer_limit: float = RPC_TIMEOUT,
+    ) -> None:
+        self._on_notification = on_notification
+        self._answer_limit = answer_limit
+        self._next_id = first_id
+        self._calls: dict[int, _Call] = {}
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._cause: BaseException | None = None
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(
+        cls,
+        connected: socket.socket,
+        on_notification: Callable[[bytes], None] | None = None,
+        *,
+        first_id: int = 0,
+        answer_limit: float = RPC_TIMEOUT,
+    ) -> "BridgeConnection":
+        """Take over a connected stream socket."""
+        connected.setblocking(False)
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: cls(on_notification, first_id=first_id, answer_limit=answer_limit),
+            sock=connected,
+        )
+        return connection
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._closed.done()
+
+    @property
+    def outstanding(self) -> list[int]:
+        """Ids of the requests that were not answered yet."""
+        return list(self._calls)
+
+    async def wait_closed(self) -> BaseException | None:
+        """Wait for the end of the connection and return its cause; ``None`` is a clean end."""
+        await asyncio.shield(self._closed)
+        return self._cause
+
+    async def call(self, message_type: int, body: bytes, *, limited: bool = True) -> bytes:
+        """Send a request and return the body of its answer.
+
+        A caller that is cancelled leaves the request outstanding: its answer is dropped.
+
+        Args:
+            message_type: Type of the request.
+            body: JSON document.
+            limited: Give up the connection when the answer takes longer than the limit.
+
+        Raises:
+            BridgeClosedError: The connection is gone, or went while waiting.
+            BridgeTimeoutError: No answer in time.
+            FramingError: The request is longer than an agent accepts.
+        """
+        transport = self._transport
+        if self._closed.done() or transport is None:
+            raise self._closed_error()
+        sequence = self._next_id
+        frame = encode_frame(message_type, sequence, body, limit=MAX_TO_GUEST)
+        self._next_id += 1
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._calls[sequence] = _Call(message_type, answer)
+        transport.write(frame)
+        if not limited:
+            return await answer
+        done, _ = await asyncio.wait({answer}, timeout=self._answer_limit)
+        if not done:
+            name = type_name(message_type)
+            self.kill(BridgeTimeoutError(f"no answer to {name} in {self._answer_limit:g} s"))
+        return answer.result()
+
+    def kill(self, cause: BaseException | None = None) -> None:
+        """End the connection; outstanding and later calls fail with the cause."""
+        if self._closed.done():
+            return
+        self._cause = cause
+        self._closed.set_result(None)
+        if self._transport is not None:
+            self._transport.abort()
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            if not call.answer.done():
+                call.answer.set_exception(self._closed_error())
+                # A call that its caller gave up has nobody left to look at the result.
+                call.answer.exception()
+
+    async def close(self) -> None:
+        """End the connection and wait until the socket is closed."""
+        self.kill(None)
+        await asyncio.sleep(0)
+
+    def _closed_error(self) -> BridgeClosedError:
+        if isinstance(self._cause, BridgeClosedError):
+            return type(self._cause)(*self._cause.args)
+        reason = f": {self._cause}" if self._cause else ""
+        error = BridgeClosedError(f"the connection to the agent is closed{reason}")
+        error.__cause__ = self._cause
+        return error
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        self.kill(exc)
+
+    def eof_received(self) -> bool:
+        """Called by the event loop: an end between two frames is a clean one."""
+        if self._buffer:
+            self.kill(FramingError("the agent closed the connection in the middle of a message"))
+        else:
+            self.kill(None)
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self._buffer += data
+        try:
+            self._consume_frames()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the stream is of no more use
+            self.kill(error)
+
+    def _consume_frames(self) -> None:
+        buffer = self._buffer
+        position = 0
+        while not self._closed.done() and len(buffer) - position >= HEADER_SIZE:
+            header = decode_header(buffer[position : position + HEADER_SIZE], limit=MAX_TO_HOST)
+            if len(buffer) - position < header.size:
+                break
+            body = bytes(buffer[position + HEADER_SIZE : position + header.size])
+            position += header.size
+            self._dispatch(header.type, header.id, body)
+        del buffer[:position]
+
+    def _dispatch(self, message_type: int, sequence: int, body: bytes) -> None:
+        if is_response(message_type):
+            self._answer(message_type, sequence, body)
+        elif message_type == MessageType.NOTIFICATION:
+            if self._on_notification is not None:
+                self._on_notification(body)
+        else:
+            raise FramingError(f"the agent sent a {type_name(message_type)}")
+
+    def _answer(self, message_type: int, sequence: int, body: bytes) -> None:
+        call = self._calls.pop(sequence, None)
+        if call is None:
+            raise FramingError(f"{type_name(message_type)} for id {sequence}, which is not waiting")
+        if message_type != response_type(call.request_type):
+            self._calls[sequence] = call
+            raise FramingError(
+                f"{type_name(message_type)} as an answer to {type_name(call.request_type)}"
+            )
+        if not call.answer.done():
+            call.answer.set_result(body)

@@ -1,0 +1,189 @@
+"""Command lines of ``uvm``."""
+
+import argparse
+import signal
+
+from uvm.boot import BootOptions
+from uvm.vm.disks import SCRATCH_MIB
+
+DESCRIPTION = "Boot utility VMs and run containers in them."
+_EPILOG = "Exit status: the container's or process's; 125 when uvm itself fails, 126 when the "
+_EPILOG += "program can't be executed, 127 when it does not exist."
+
+
+def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split at the first ``--``: options before it, the command to run behind it."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of everything but the command behind ``--``."""
+    parser = argparse.ArgumentParser("uvm", description=DESCRIPTION, epilog=_EPILOG)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_boot(commands)
+    _add_exec(commands)
+    _add_inspection(commands)
+    _add_endings(commands)
+    return parser
+
+
+def boot_options(arguments: argparse.Namespace) -> BootOptions:
+    """Return the machine that options describe."""
+    return BootOptions(
+        image_dir=arguments.image_dir,
+        kernel=arguments.kernel,
+        initrd=arguments.initrd,
+        memory_mib=arguments.memory,
+        cpus=arguments.cpus,
+        accelerator=arguments.accel,
+        vsock=arguments.vsock,
+        kernel_options=tuple(arguments.kernel_option),
+    )
+
+
+def parse_signal(text: str) -> int:
+    """Return the number of ``9``, ``KILL`` or ``SIGKILL``."""
+    if text.isdecimal() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    name = text.upper()
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no signal") from None
+
+
+_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_run(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "run",
+        usage="uvm run [options] [ROOTFS] [-- COMMAND...]",
+        help="run a container in a VM of its own",
+        description="Boot a VM, run a container in it, relay its streams, exit with its status.",
+    )
+    parser.add_argument(
+        "rootfs",
+        nargs="?",
+        metavar="ROOTFS",
+        help="directory or tar archive with the root file system (default: out/busybox.tar)",
+    )
+    parser.add_argument("--name", help="run it in this VM (see `uvm boot`) instead of a new one")
+    parser.add_argument(
+        "-d", "--detach", action="store_true", help="with --name: print its id and leave it"
+    )
+    parser.add_argument("--hostname", default="uvm", help="host name of the container")
+    parser.add_argument("--read-only", action="store_true", help="read-only root file system")
+    parser.add_argument(
+        "--memory-limit", type=int, metavar="MIB", help="memory limit of the container"
+    )
+    parser.add_argument(
+        "--scratch",
+        type=int,
+        default=SCRATCH_MIB,
+        metavar="MIB",
+        help="size of the disk the container writes on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timings", action="store_true", help="say on stderr how long each phase took"
+    )
+    parser.add_argument("--json", action="store_true", help="timings as JSON")
+    _add_process_options(parser)
+    _add_machine_options(parser)
+
+
+def _add_boot(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "boot", help="boot a VM that stays", description="Boot a VM that stays until `uvm stop`."
+    )
+    parser.add_argument("--name", default="default", help="its name (default: %(default)s)")
+    parser.add_argument("--timings", action="store_true", help="say how long each phase took")
+    parser.add_argument("--json", action="store_true", help="timings as JSON")
+    _add_machine_options(parser)
+
+
+def _add_exec(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "exec",
+        usage="uvm exec [options] [NAME] -- COMMAND...",
+        help="run a process in a VM, or in a container of it",
+        description="Run a process in a VM, or in one of its containers.",
+    )
+    _add_name(parser)
+    parser.add_argument("--container", metavar="ID", help="run it in this container")
+    _add_process_options(parser)
+
+
+def _add_inspection(commands: _Commands) -> None:
+    listing = commands.add_parser("ps", help="list VMs, containers and processes")
+    _add_name(listing)
+    listing.add_argument("--json", action="store_true", help="one JSON array")
+    stacks = commands.add_parser("stacks", help="show where the agent's tasks and threads stand")
+    _add_name(stacks)
+    logs = commands.add_parser("logs", help="show the agent's log")
+    _add_name(logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
+    logs.add_argument("--json", action="store_true", help="entries as JSON, one a line")
+
+
+def _add_endings(commands: _Commands) -> None:
+    kill = commands.add_parser("kill", help="send a signal to a container or a process")
+    kill.add_argument("target", metavar="TARGET", help="beginning of a container's id, or a pid")
+    _add_name(kill, option="--name")
+    kill.add_argument(
+        "-s", "--signal", type=parse_signal, default=signal.SIGKILL, help="default: KILL"
+    )
+    stop = commands.add_parser("stop", help="end a VM")
+    _add_name(stop)
+    stop.add_argument("--force", action="store_true", help="cut it off at once")
+
+
+def _add_name(parser: argparse.ArgumentParser, option: str = "name") -> None:
+    text = "name of the VM (default: the only one)"
+    if option.startswith("-"):
+        parser.add_argument(option, metavar="NAME", help=text)
+    else:
+        parser.add_argument(option, nargs="?", metavar="NAME", help=text)
+
+
+def _add_process_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--interactive", action="store_true", help="relay standard input")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument(
+        "-e",
+        "--env",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="environment variable; KEY alone takes the value from here",
+    )
+    parser.add_argument("-w", "--workdir", default="/", help="working directory (default: /)")
+    parser.add_argument("-u", "--user", help="user, by name or number, and :group")
+
+
+def _add_machine_options(parser: argparse.ArgumentParser) -> None:
+    machine = parser.add_argument_group("the VM")
+    machine.add_argument("--memory", type=int, default=512, metavar="MIB", help="default: 512")
+    machine.add_argument("--cpus", type=int, default=1, metavar="N", help="default: 1")
+    machine.add_argument(
+        "--image-dir", metavar="DIR", help="directory of the boot files (or UVM_IMAGE_DIR)"
+    )
+    machine.add_argument("--kernel", metavar="FILE", help="another kernel")
+    machine.add_argument("--initrd", metavar="FILE", help="another initial RAM file system")
+    machine.add_argument(
+        "--kernel-option", action="append", default=[], metavar="TEXT", help="may be repeated"
+    )
+    machine.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="default: auto"
+    )
+    machine.add_argument(
+        "--vsock",
+        choices=("auto", "user", "kernel"),
+        default="auto",
+        help="vsock device: our own, or the kernel's vhost-vsock (default: auto)",
+    )
+    machine.add_argument("-v", "--verbose", action="store_true", help="say what is being done")

@@ -1,0 +1,151 @@
+"""``uvm run``."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Final
+
+from uvm.boot import DEFAULT_ROOTFS, BootOptions, build_machine
+from uvm.cli.attach import attach
+from uvm.cli.options import boot_options
+from uvm.cli.process import process_options
+from uvm.cli.progress import Progress
+from uvm.container import Container
+from uvm.errors import UvmError
+from uvm.keeper.client import KeptVm
+from uvm.keeper.messages import Run
+from uvm.paths import cache_directory
+from uvm.spec import ContainerOptions
+from uvm.timings import Timings
+from uvm.users import resolve_user
+from uvm.utility_vm import RootDisks, UtilityVm
+from uvm.vm.directory import RunDirectory
+from uvm.vm.disks import layer_image, scratch_image
+
+_NOTIFICATION_GRACE: Final = 5.0
+_MIB: Final = 1 << 20
+
+
+async def run(arguments: argparse.Namespace, command: list[str]) -> int:
+    """Run a container; returns its exit code."""
+    if arguments.detach and arguments.name is None:
+        raise UvmError("--detach needs --name: a VM of its own ends with the command")
+    timings = Timings()
+    with Progress(verbose=arguments.verbose) as progress:
+        options = boot_options(arguments)
+        if arguments.name is None:
+            # Said before the work on the root file system, which can take long.
+            options.find("vmlinux", options.kernel)
+        progress.step("preparing the root file system")
+        async with contextlib.AsyncExitStack() as undo:
+            disks = await _prepare_disks(arguments, options, undo)
+            user = await resolve_user(disks.layer, arguments.user)
+            container = ContainerOptions(
+                process=process_options(arguments, command, user),
+                hostname=arguments.hostname,
+                memory_limit=_memory_limit(arguments),
+                read_only=arguments.read_only,
+            )
+            timings.mark("disks prepared")
+            if arguments.name is not None:
+                return await _run_in_kept(arguments, container, disks, progress)
+            return await _run_in_own(arguments, container, disks, progress, timings)
+
+
+async def _prepare_disks(
+    arguments: argparse.Namespace, options: BootOptions, undo: contextlib.AsyncExitStack
+) -> RootDisks:
+    if arguments.rootfs is None:
+        source = options.find(DEFAULT_ROOTFS, None)
+    else:
+        source = Path(arguments.rootfs)
+    layer = await layer_image(source)
+    directory = cache_directory() / "scratch"
+    directory.mkdir(exist_ok=True)
+    path = directory / f"{secrets.token_hex(8)}.ext4"
+    undo.callback(path.unlink, missing_ok=True)
+    return RootDisks(layer, await scratch_image(path, arguments.scratch))
+
+
+def _memory_limit(arguments: argparse.Namespace) -> int | None:
+    return None if arguments.memory_limit is None else arguments.memory_limit * _MIB
+
+
+async def _run_in_own(
+    arguments: argparse.Namespace,
+    options: ContainerOptions,
+    disks: RootDisks,
+    progress: Progress,
+    timings: Timings,
+) -> int:
+    machine, vsock = await build_machine(boot_options(arguments), progress.say)
+    async with contextlib.AsyncExitStack() as undo:
+        directory = RunDirectory.create()
+        undo.callback(directory.remove)
+        utility = UtilityVm(machine, directory.path, vsock=vsock, timings=timings)
+        progress.step(f"booting a VM ({machine.accelerator})")
+        await utility.boot(disks)
+        undo.push_async_callback(utility.stop)
+        container = await utility.while_alive(
+            _start(utility, options, disks, progress), "the container"
+        )
+        exit_code = await utility.while_alive(
+            _interact(container, arguments, utility), "the container's end"
+        )
+    timings.mark("VM ended")
+    if arguments.timings:
+        text = timings.to_json() if arguments.json else timings.to_text()
+        sys.stderr.write(text + "\n")
+    return exit_code
+
+
+async def _start(
+    utility: UtilityVm, options: ContainerOptions, disks: RootDisks, progress: Progress
+) -> Container:
+    progress.step("mounting the disks")
+    container = await utility.prepare_container(disks)
+    progress.step("creating the container")
+    await container.create(options)
+    utility.timings.mark("container created")
+    return container
+
+
+async def _interact(container: Container, arguments: argparse.Namespace, utility: UtilityVm) -> int:
+    process = await container.start(terminal=arguments.tty, stdin=arguments.interactive)
+    utility.timings.mark("container started")
+    exit_code = await attach(process, tty=arguments.tty)
+    utility.timings.mark("container exited")
+    # The VM goes away with everything in it, so nothing needs to be unmounted.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_NOTIFICATION_GRACE):
+            await container.wait_exit()
+    return exit_code
+
+
+async def _run_in_kept(
+    arguments: argparse.Namespace,
+    options: ContainerOptions,
+    disks: RootDisks,
+    progress: Progress,
+) -> int:
+    progress.step(f"starting the container in VM {arguments.name}")
+    request = Run(
+        layer=os.fspath(disks.layer),
+        scratch=os.fspath(disks.scratch) if disks.scratch else "",
+        options=options,
+        stdin=arguments.interactive and not arguments.detach,
+        detach=arguments.detach,
+    )
+    process = await KeptVm(arguments.name).start(request)
+    with contextlib.closing(process):
+        progress.clear()
+        if arguments.detach:
+            sys.stdout.write(f"{process.container_id}\n")
+            return 0
+        exit_code = await attach(process, tty=arguments.tty)
+        await process.finished()
+    return exit_code

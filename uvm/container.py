@@ -1,0 +1,254 @@
+"""A container of its own (no pod), in the steps of a real host (spec 2.4, 2.6)."""
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gcs.protocol.errors import RemoteError
+from gcs.protocol.hresult import HResult
+from gcs.protocol.requests import ContainerSettings, ProcessParameters, SchemaVersion
+from gcs.protocol.responses import Notification
+from gcs.protocol.settings import (
+    ADD,
+    REMOVE,
+    CombinedLayers,
+    Layer,
+    MappedVirtualDisk,
+    ScsiDevice,
+)
+from uvm.guest import Guest
+from uvm.process import Process
+from uvm.spec import ContainerOptions, ProcessOptions, container_document, process_document
+
+#: Limit of a shutdown in a teardown, in seconds (spec 2.10).
+SHUTDOWN_TIMEOUT: Final = 30.0
+
+
+@dataclass(frozen=True)
+class ScsiAddress:
+    """Where a disk is attached to a VM."""
+
+    controller: int
+    lun: int
+
+
+def new_container_id() -> str:
+    """Return a random id of the form hosts use: 64 hexadecimal digits."""
+    return secrets.token_hex(32)
+
+
+class LayerPaths:
+    """Mount points for read-only layers: ``/run/mounts/scsi/m<N>``, counted per VM."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def take(self) -> str:
+        """Return the next one."""
+        return f"/run/mounts/scsi/m{next(self._numbers)}"
+
+
+class Container:
+    """A container and what is mounted in the guest for it.
+
+    Args:
+        guest: The VM's agent.
+        container_id: Its id.
+    """
+
+    def __init__(self, guest: Guest, container_id: str) -> None:
+        self.guest = guest
+        self.id = container_id
+        self.root = f"/run/gcs/c/{container_id}"
+        self.init: Process | None = None
+        self._undo: list[Callable[[], Awaitable[None]]] = []
+        self._created = False
+        self._exit: Notification | None = None
+
+    @property
+    def rootfs_path(self) -> str:
+        """Where the root file system is mounted in the guest."""
+        return f"{self.root}/rootfs"
+
+    @property
+    def scratch_path(self) -> str:
+        """Directory of the container on its scratch disk."""
+        return f"{self.root}/scratch/{self.id}"
+
+    async def mount(
+        self, layers: list[ScsiAddress], scratch: ScsiAddress | None, paths: LayerPaths
+    ) -> None:
+        """Mount disks as the container's root file system.
+
+        Args:
+            layers: Read-only disks with ext4, top-most first.
+            scratch: A disk to write on; ``None`` makes the root read-only.
+            paths: Source of mount points.
+        """
+        mounted = []
+        for address in layers:
+            path = paths.take()
+            await self._map_disk(
+                MappedVirtualDisk(
+                    mount_path=path,
+                    controller=address.controller,
+                    lun=address.lun,
+                    read_only=True,
+                    options=["ro"],
+                )
+            )
+            mounted.append(Layer(path=path))
+        if scratch is not None:
+            await self._map_disk(
+                MappedVirtualDisk(
+                    mount_path=self.root,
+                    controller=scratch.controller,
+                    lun=scratch.lun,
+                    ensure_filesystem=True,
+                    filesystem="ext4",
+                )
+            )
+        await self._modify(
+            ADD,
+            CombinedLayers(
+                container_id=self.id,
+                container_root_path=self.rootfs_path,
+                layers=mounted,
+                scratch_path="" if scratch is None else self.scratch_path,
+            ),
+        )
+        combined = CombinedLayers(container_root_path=self.rootfs_path)
+        self._undo.append(lambda: self._modify(REMOVE, combined))
+
+    async def create(self, options: ContainerOptions) -> None:
+        """Create the container; its init is not running yet."""
+        document = container_document(options, self.rootfs_path)
+        await self.create_from(document)
+
+    async def create_from(self, specification: dict[str, Any]) -> None:
+        """Create the container from a specification of one's own."""
+        settings = ContainerSettings(
+            schema_version=SchemaVersion(major=2, minor=1),
+            oci_bundle_path=self.root,
+            oci_specification=specification,
+            scratch_dir_path=self.scratch_path,
+        )
+        await self.guest.client.create_container(self.id, settings)
+        self._created = True
+
+    async def start(
+        self, *, terminal: bool = False, stdin: bool = False, output: bool = True
+    ) -> Process:
+        """Start the container's init.
+
+        Args:
+            terminal: Whether the specification asks for one: stderr is no stream of its own then.
+            stdin: Offer standard input.
+            output: Take standard output, and standard error without a terminal.
+        """
+        await self.guest.client.start_container(self.id)
+        self.init = await self.guest.execute(
+            self.id,
+            ProcessParameters(),
+            stdin=stdin,
+            stdout=output,
+            stderr=output and not terminal,
+        )
+        return self.init
+
+    async def execute(
+        self, options: ProcessOptions, *, stdin: bool = False, output: bool = True
+    ) -> Process:
+        """Start another process in the container."""
+        terminal = options.terminal_size is not None
+        return await self.guest.execute(
+            self.id,
+            ProcessParameters(oci_process=process_document(options)),
+            stdin=stdin,
+            stdout=output,
+            stderr=output and not terminal,
+        )
+
+    async def process_ids(self) -> list[int]:
+        """Return the ids of the container's processes, in the VM's numbering."""
+        properties = await self.guest.client.get_properties(self.id, "ProcessList")
+        return [process.process_id for process in properties.process_list]
+
+    async def wait_exit(self) -> Notification:
+        """Wait for the notification of the container's end."""
+        if self._exit is None:
+            self._exit = await self.guest.client.wait_for_exit(self.id)
+        return self._exit
+
+    async def remove(self) -> None:
+        """End the container if it runs, unmount its disks and have the agent forget it.
+
+        All of it is tried, whatever fails.
+
+        Raises:
+            RemoteError: The first failure.
+        """
+        errors: list[Exception] = []
+        if self._created and self.init is not None and self._exit is None:
+            await _attempt(self._shut_down, errors)
+        while self._undo:
+            await _attempt(self._undo.pop(), errors)
+        if self._created:
+            self._created = False
+            await _attempt(lambda: self.guest.client.delete_container_state(self.id), errors)
+            self.guest.client.forget_container(self.id)
+        if self.init is not None:
+            self.init.close()
+        if errors:
+            raise errors[0]
+
+    async def _shut_down(self) -> None:
+        for graceful in (True, False):
+            try:
+                await self.guest.client.shutdown_container(self.id, graceful=graceful)
+            except RemoteError as error:
+                if error.hresult not in _GONE:
+                    raise
+            exited = asyncio.ensure_future(self._collect_exit())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(exited, SHUTDOWN_TIMEOUT)
+                return
+
+    async def _collect_exit(self) -> None:
+        # Without an answered wait there is no notification (spec 4.10).
+        if self.init is not None:
+            await self.init.wait()
+        await self.wait_exit()
+
+    async def _map_disk(self, disk: MappedVirtualDisk) -> None:
+        await self._modify(ADD, disk)
+        # A real host repeats only these when it removes a disk (spec 2.6).
+        again = MappedVirtualDisk(
+            mount_path=disk.mount_path,
+            controller=disk.controller,
+            lun=disk.lun,
+            read_only=disk.read_only,
+        )
+        device = ScsiDevice(controller=disk.controller, lun=disk.lun)
+        self._undo.append(lambda: self._modify(REMOVE, device))
+        self._undo.append(lambda: self._modify(REMOVE, again))
+
+    async def _modify(
+        self, request_type: str, settings: MappedVirtualDisk | CombinedLayers | ScsiDevice
+    ) -> None:
+        resource = "SCSIDevice" if isinstance(settings, ScsiDevice) else type(settings).__name__
+        await self.guest.client.modify_settings(request_type, resource, settings)
+
+
+_GONE: Final = (HResult.SYSTEM_NOT_FOUND, HResult.SYSTEM_ALREADY_STOPPED, HResult.NOT_FOUND)
+
+
+async def _attempt(step: Callable[[], Awaitable[None]], errors: list[Exception]) -> None:
+    try:
+        await step()
+    except Exception as error:  # noqa: BLE001 - the steps behind it still have to be tried
+        errors.append(error)

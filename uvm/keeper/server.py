@@ -1,0 +1,283 @@
+"""The keeper's side: answers commands about one VM."""
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from gcs.protocol.errors import GcsError, RemoteError
+from uvm.container import Container
+from uvm.errors import UvmError
+from uvm.keeper.channel import Channel, ChannelClosedError, accepted
+from uvm.keeper.messages import (
+    ContainerEntry,
+    Done,
+    Execute,
+    Failed,
+    Kill,
+    List,
+    Listing,
+    Logs,
+    ProcessEntry,
+    Request,
+    Run,
+    Stacks,
+    Stop,
+    Text,
+)
+from uvm.keeper.session import run_session
+from uvm.logs import LogEntry
+from uvm.process import Process
+from uvm.users import resolve_user
+from uvm.utility_vm import RootDisks, UtilityVm
+
+_CONTAINERS_GRACE: Final = 15.0
+_POWER_OFF_GRACE: Final = 10.0
+_LOG_PIECE: Final = 1 << 16
+
+_Handler = Callable[[Channel[Request], Any], Awaitable[None]]
+
+
+class AgentLog:
+    """The agent's log in a file, for those who read it now and later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._followers: set[asyncio.Queue[str]] = set()
+
+    def write(self, entry: LogEntry) -> None:
+        """Append an entry."""
+        line = entry.to_json()
+        self._file.write(line)
+        for queue in self._followers:
+            queue.put_nowait(line.decode())
+
+    async def send(self, channel: Channel[Request], *, follow: bool) -> None:
+        """Send what there is, and with ``follow`` what comes."""
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        self._followers.add(queue)
+        try:
+            # Lines are cut only between messages: the reader puts them together again.
+            content = self._path.read_text(encoding="utf-8")
+            for start in range(0, len(content), _LOG_PIECE):
+                await channel.send(Text(content[start : start + _LOG_PIECE]))
+            closed = asyncio.create_task(_until_closed(channel))
+            try:
+                while follow and not closed.done():
+                    line = asyncio.create_task(queue.get())
+                    waiting: set[asyncio.Task[Any]] = {line, closed}
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    if not line.done():
+                        line.cancel()
+                        return
+                    await channel.send(Text(line.result()))
+            finally:
+                closed.cancel()
+            await channel.send(Done())
+        finally:
+            self._followers.discard(queue)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Keeper:
+    """Serves one VM until it ends.
+
+    Args:
+        name: Name of the VM.
+        utility: The VM, booted.
+        log: Its agent's log.
+    """
+
+    def __init__(self, name: str, utility: UtilityVm, log: AgentLog) -> None:
+        self._name = name
+        self._utility = utility
+        self._log = log
+        self._ready = time.monotonic()
+        self._commands: dict[int, tuple[Process, list[str]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handlers: dict[type, _Handler] = {
+            Run: self._run,
+            Execute: self._execute,
+            List: self._list,
+            Kill: self._kill,
+            Stacks: self._stacks,
+            Logs: self._logs,
+            Stop: self._stop,
+        }
+        self.stopped = asyncio.Event()
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accept commands for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            connected, _ = await loop.sock_accept(listener)
+            task = asyncio.create_task(self._answer(accepted(connected)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give up every command that is being served."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, channel: Channel[Request]) -> None:
+        with contextlib.closing(channel), contextlib.suppress(ChannelClosedError):
+            try:
+                request, _ = await channel.receive()
+                handler = self._handlers.get(type(request))
+                if handler is None:
+                    raise UvmError(f"{type(request).__name__} is no request to begin with")
+                await handler(channel, request)
+            except (UvmError, GcsError, msgspec.DecodeError, OSError) as error:
+                await channel.send(failure(error))
+
+    async def _run(self, channel: Channel[Request], request: Run) -> None:
+        disks = RootDisks(Path(request.layer), Path(request.scratch))
+        container = await self._utility.prepare_container(disks)
+        options = request.options
+        try:
+            await container.create(options)
+            process = await container.start(
+                terminal=options.process.terminal_size is not None,
+                stdin=request.stdin,
+                output=not request.detach,
+            )
+            command = list(options.process.arguments)
+            with self._registered(process, command):
+                await run_session(channel, process, on_loss=signal.SIGKILL, detached=request.detach)
+                await container.wait_exit()
+        finally:
+            await self._utility.remove_container(container)
+
+    async def _execute(self, channel: Channel[Request], request: Execute) -> None:
+        options = request.options
+        if request.container is None:
+            if request.user:
+                raise UvmError("a process in the VM itself runs as root: leave --user out")
+            process = await self._utility.guest.execute_in_vm(
+                list(options.arguments),
+                environment=dict(entry.split("=", 1) for entry in options.environment),
+                working_directory=options.working_directory,
+                console=options.terminal_size is not None,
+                stdin=request.stdin,
+            )
+        else:
+            container = self._container(request.container)
+            user = await resolve_user(self._utility.layer_of(container), request.user)
+            options = dataclasses.replace(options, user=user)
+            process = await container.execute(options, stdin=request.stdin)
+        with self._registered(process, list(options.arguments)):
+            await run_session(channel, process, on_loss=signal.SIGHUP)
+
+    async def _list(self, channel: Channel[Request], _: List) -> None:
+        machine = self._utility.vm.machine
+        containers = [
+            await self._describe(container) for container in self._utility.containers.values()
+        ]
+        known = {process.pid for entry in containers for process in entry.processes}
+        await channel.send(
+            Listing(
+                name=self._name,
+                pid=self._utility.vm.pid,
+                memory_mib=machine.memory_mib,
+                accelerator=machine.accelerator,
+                uptime=time.monotonic() - self._ready,
+                containers=containers,
+                processes=[
+                    ProcessEntry(pid, command)
+                    for pid, (process, command) in self._commands.items()
+                    if pid not in known and process.container_id not in self._utility.containers
+                ],
+            )
+        )
+
+    async def _describe(self, container: Container) -> ContainerEntry:
+        pids = await container.process_ids()
+        command = self._commands.get(container.init.pid) if container.init else None
+        return ContainerEntry(
+            id=container.id,
+            command=command[1] if command else [],
+            processes=[
+                ProcessEntry(pid, self._commands[pid][1] if pid in self._commands else [])
+                for pid in pids
+            ],
+        )
+
+    async def _kill(self, channel: Channel[Request], request: Kill) -> None:
+        process = self._target(request.target)
+        if not await process.signal(request.number):
+            raise UvmError(f"process {process.pid} has ended already")
+        await channel.send(Done())
+
+    async def _stacks(self, channel: Channel[Request], _: Stacks) -> None:
+        await channel.send(Text(await self._utility.guest.client.dump_stacks()))
+
+    async def _logs(self, channel: Channel[Request], request: Logs) -> None:
+        await self._log.send(channel, follow=request.follow)
+
+    async def _stop(self, channel: Channel[Request], request: Stop) -> None:
+        if not request.force:
+            await self._end_containers()
+            await self._utility.power_off(_POWER_OFF_GRACE)
+        await self._utility.stop()
+        await channel.send(Done())
+        self.stopped.set()
+
+    async def _end_containers(self) -> None:
+        containers = list(self._utility.containers.values())
+        ends = [asyncio.create_task(container.remove()) for container in containers]
+        if ends:
+            # What does not end in time ends with the VM.
+            _, late = await asyncio.wait(ends, timeout=_CONTAINERS_GRACE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+
+    def _container(self, prefix: str) -> Container:
+        found = self._utility.find_container(prefix)
+        if len(found) != 1:
+            kind = "no container's id begins" if not found else "several containers' ids begin"
+            raise UvmError(f"{kind} with {prefix!r}; `uvm ps` lists them")
+        return found[0]
+
+    def _target(self, target: str) -> Process:
+        if target.isdecimal() and int(target) in self._commands:
+            return self._commands[int(target)][0]
+        container = self._container(target)
+        if container.init is None:
+            raise UvmError(f"container {container.id} has not started yet")
+        return container.init
+
+    @contextlib.contextmanager
+    def _registered(self, process: Process, command: list[str]) -> Iterator[None]:
+        self._commands[process.pid] = (process, command)
+        try:
+            yield
+        finally:
+            del self._commands[process.pid]
+
+
+def failure(error: BaseException) -> Failed:
+    """Return an error as an answer."""
+    if isinstance(error, RemoteError):
+        return Failed(error.message, error.hresult)
+    return Failed(str(error) or type(error).__name__)
+
+
+async def _until_closed(channel: Channel[Request]) -> None:
+    with contextlib.suppress(ChannelClosedError):
+        while True:
+            await channel.receive()

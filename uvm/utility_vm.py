@@ -1,0 +1,205 @@
+"""A utility VM: a machine, the agent inside it, its disks and its containers."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from uvm.container import Container, LayerPaths, ScsiAddress, new_container_id
+from uvm.errors import BootError, UvmError
+from uvm.guest import Guest
+from uvm.logs import LogEntry
+from uvm.timings import Timings
+from uvm.vm.machine import Disk, Machine
+from uvm.vm.virtual_machine import VirtualMachine, VsockKind
+
+#: Longest time from QEMU's start to an agent that has negotiated, in seconds.
+BOOT_LIMIT: Final = 60.0
+_LUNS: Final = 64
+_LAST_LOG: Final = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass
+class RootDisks:
+    """Disks of one container.
+
+    Attributes:
+        layer: Image with its root file system.
+        scratch: Image to write on, whose name is removed once the VM has it open; ``None`` makes
+            the root read-only.
+    """
+
+    layer: Path
+    scratch: Path | None
+
+
+class UtilityVm:
+    """A VM whose agent answers.
+
+    Args:
+        machine: What to boot.
+        directory: Where its sockets and files go.
+        vsock: Which vsock device.
+        on_log: Called with each entry of the agent's log.
+        timings: Where to record the phases.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        directory: Path,
+        *,
+        vsock: VsockKind = "user",
+        on_log: Callable[[LogEntry], None] | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        self.timings = timings or Timings()
+        self.directory = directory
+        self.containers: dict[str, Container] = {}
+        self._disks: dict[str, list[Disk]] = {}
+        self._boot_disks: dict[Path, Disk] = {}
+        self._paths = LayerPaths()
+        self._machine = machine
+        self.vm = VirtualMachine(machine, directory, vsock=vsock)
+        self.guest = Guest(self.vm.host, on_log=on_log, timings=self.timings)
+
+    async def boot(self, disks: RootDisks | None = None) -> None:
+        """Start the machine and wait until the agent has negotiated.
+
+        Args:
+            disks: Disks of a container that is to be run, attached from the start.
+
+        Raises:
+            BootError: It did not come up in time, or ended; carries the console's last lines.
+            UvmError: QEMU did not start.
+        """
+        if disks is not None:
+            self._attach_at_boot(disks)
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self.stop)
+            self.guest.listen()
+            await self.vm.start()
+            if disks is not None and disks.scratch is not None:
+                os.unlink(disks.scratch)
+            self.timings.mark("spawned")
+            try:
+                async with asyncio.timeout(BOOT_LIMIT):
+                    await self.while_alive(self.guest.accept(), "the agent")
+            except TimeoutError:
+                raise BootError(
+                    f"the agent did not connect within {BOOT_LIMIT:g} s", self.vm.console_tail()
+                ) from None
+            undo.pop_all()
+
+    async def stop(self) -> None:
+        """End the VM at once, with all that runs in it."""
+        await self.vm.stop()
+        await self.guest.drain_log(_LAST_LOG)
+        await self.guest.close()
+
+    async def power_off(self, limit: float) -> None:
+        """Have the agent power the VM off, then clean up; after a time limit it is cut off."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self.guest.client.power_off()
+                await self.vm.wait()
+        await self.stop()
+
+    async def while_alive(self, awaitable: Awaitable[T], what: str) -> T:
+        """Wait for something that only a living VM brings about.
+
+        Raises:
+            BootError: The VM ended first.
+        """
+        task: asyncio.Future[T] = asyncio.ensure_future(awaitable)
+        end = asyncio.create_task(self.vm.end(what))
+        waiting: set[asyncio.Future[Any]] = {task, end}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise end.result()
+        finally:
+            for pending in waiting:
+                pending.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def prepare_container(
+        self, disks: RootDisks, container_id: str | None = None
+    ) -> Container:
+        """Attach a container's disks, where they are not yet, and mount them in the guest.
+
+        Everything is taken back when a step fails.
+        """
+        container = Container(self.guest, container_id or new_container_id())
+        self._disks[container.id] = []
+        try:
+            layer = await self._attach(container.id, disks.layer, read_only=True)
+            scratch = None
+            if disks.scratch is not None:
+                scratch = await self._attach(container.id, disks.scratch, read_only=False)
+            self.timings.mark("disks attached")
+            await container.mount([layer], scratch, self._paths)
+            self.timings.mark("disks mounted")
+        except BaseException:
+            await self._discard(container)
+            raise
+        self.containers[container.id] = container
+        return container
+
+    async def remove_container(self, container: Container) -> None:
+        """End a container, unmount and unplug its disks.
+
+        Raises:
+            RemoteError: The agent could not do its part.
+            UvmError: QEMU could not.
+        """
+        self.containers.pop(container.id, None)
+        await self._discard(container)
+
+    def find_container(self, prefix: str) -> list[Container]:
+        """Return the containers whose ids begin with a prefix."""
+        return [item for key, item in self.containers.items() if key.startswith(prefix)]
+
+    def layer_of(self, container: Container) -> Path:
+        """Return the image with a container's root file system."""
+        return self._disks[container.id][0].path
+
+    async def _discard(self, container: Container) -> None:
+        try:
+            await container.remove()
+        finally:
+            for disk in reversed(self._disks.pop(container.id, [])):
+                await self.vm.remove_disk(disk)
+
+    async def _attach(self, container_id: str, image: Path, *, read_only: bool) -> ScsiAddress:
+        disk = self._boot_disks.pop(image, None)
+        if disk is None:
+            disk = replace(self._free_address(), path=image, read_only=read_only)
+            await self.vm.add_disk(disk)
+            if not read_only:
+                os.unlink(image)
+        self._disks[container_id].append(disk)
+        return ScsiAddress(disk.controller, disk.lun)
+
+    def _attach_at_boot(self, disks: RootDisks) -> None:
+        images = [(disks.layer, True)]
+        if disks.scratch is not None:
+            images.append((disks.scratch, False))
+        for image, read_only in images:
+            self._boot_disks[image] = replace(self._free_address(), path=image, read_only=read_only)
+        self.vm.machine = replace(self._machine, disks=tuple(self._boot_disks.values()))
+
+    def _free_address(self) -> Disk:
+        attached = [disk for disks in self._disks.values() for disk in disks]
+        used = {(disk.controller, disk.lun) for disk in (*attached, *self._boot_disks.values())}
+        for controller in range(self._machine.controllers):
+            for lun in range(_LUNS):
+                if (controller, lun) not in used:
+                    return Disk(path=Path(), controller=controller, lun=lun)
+        raise UvmError(f"all {self._machine.controllers * _LUNS} disk addresses are in use")

@@ -1,0 +1,1 @@
+"""Virtual machines: QEMU, its devices and its files."""

@@ -1,0 +1,216 @@
+"""A machine as data, and its command line for QEMU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+QEMU: Final = "qemu-system-x86_64"
+#: What init runs: the agent, with its log on the log port (spec 2.1).
+DEFAULT_AGENT: Final = (
+    "/bin/vsockexec",
+    "-e",
+    "109",
+    "/bin/gcs",
+    "-v4",
+    "-log-format",
+    "json",
+    "-loglevel",
+    "debug",
+    # A machine of QEMU has none of the clocks that Hyper-V offers.
+    "-disable-time-sync",
+)
+#: Lower ones are reserved (hypervisor, loopback, host).
+GUEST_CID: Final = 3
+#: Blocks of translated code to keep, in MiB: boots get slower below 128.
+_TRANSLATION_CACHE: Final = 256
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A raw image attached to a SCSI controller.
+
+    Attributes:
+        path: The image.
+        lun: Logical unit number.
+        controller: Number of the controller.
+        read_only: Whether the guest may write.
+    """
+
+    path: Path
+    lun: int
+    controller: int = 0
+    read_only: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name of its QEMU device."""
+        return f"disk-{self.controller}-{self.lun}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to boot, and with what hardware.
+
+    Attributes:
+        kernel: Uncompressed kernel.
+        initrd: Initial RAM file system.
+        memory_mib: Size of the memory.
+        cpus: Number of processors.
+        accelerator: ``kvm`` or ``tcg``.
+        controllers: Number of SCSI controllers.
+        disks: Disks attached from the start.
+        kernel_options: Added to the kernel's command line, before the arguments of init.
+        agent: Command that init runs.
+    """
+
+    kernel: Path
+    initrd: Path | None
+    memory_mib: int = 512
+    cpus: int = 1
+    accelerator: str = "tcg"
+    controllers: int = 1
+    disks: tuple[Disk, ...] = ()
+    kernel_options: tuple[str, ...] = ()
+    agent: tuple[str, ...] = DEFAULT_AGENT
+
+    def kernel_command_line(self) -> str:
+        """Return the kernel's command line, in the order of a real host (spec 2.1)."""
+        return " ".join(
+            (
+                "console=ttyS0,115200",
+                "panic=-1",
+                "quiet",
+                "cryptomgr.notests",
+                *self.kernel_options,
+                f"nr_cpus={self.cpus}",
+                "brd.rd_nr=0",
+                "rdinit=/init",
+                "--",
+                "-e",
+                "1",
+                *self.agent,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How a machine is connected to its host.
+
+    Attributes:
+        console: File for the serial console.
+        monitor_fd: Connected socket for QMP.
+        vsock_socket: vhost-user socket of the vsock device, or ``None`` for vhost-vsock.
+        guest_cid: Context id of the guest, for vhost-vsock.
+    """
+
+    console: Path
+    monitor_fd: int
+    vsock_socket: Path | None = None
+    guest_cid: int | None = None
+
+
+def qemu_command_line(machine: Machine, wiring: Wiring) -> list[str]:
+    """Return the command that runs a machine.
+
+    Exactly what is named is there: no default devices, no display, no reset after a panic.
+    """
+    command = [
+        QEMU,
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        *("-display", "none"),
+        *_processor(machine),
+        *_memory(machine),
+        *("-kernel", str(machine.kernel)),
+        *(("-initrd", str(machine.initrd)) if machine.initrd else ()),
+        *("-append", machine.kernel_command_line()),
+        *("-chardev", f"file,id=console,path={_escape(wiring.console)}"),
+        *("-serial", "chardev:console"),
+        *("-chardev", f"socket,id=monitor,fd={wiring.monitor_fd}"),
+        *("-mon", "chardev=monitor,mode=control"),
+        *("-object", "rng-random,id=random,filename=/dev/urandom"),
+        *("-device", "virtio-rng-pci,rng=random"),
+    ]
+    for controller in range(machine.controllers):
+        command += ["-device", f"virtio-scsi-pci,id=scsi{controller}"]
+    for disk in machine.disks:
+        command += ["-blockdev", _block_device(disk), "-device", _scsi_disk(disk)]
+    return [*command, *_vsock(wiring)]
+
+
+def block_device_options(disk: Disk) -> dict[str, object]:
+    """Return the arguments of QMP ``blockdev-add`` for a disk."""
+    return {
+        "driver": "raw",
+        "node-name": disk.name,
+        "read-only": disk.read_only,
+        "discard": "unmap",
+        "file": {
+            "driver": "file",
+            "filename": str(disk.path),
+            "read-only": disk.read_only,
+            "discard": "unmap",
+        },
+    }
+
+
+def scsi_disk_options(disk: Disk) -> dict[str, object]:
+    """Return the arguments of QMP ``device_add`` for a disk."""
+    return {
+        "driver": "scsi-hd",
+        "id": f"dev-{disk.name}",
+        "bus": f"scsi{disk.controller}.0",
+        "channel": 0,
+        "scsi-id": 0,
+        "lun": disk.lun,
+        "drive": disk.name,
+    }
+
+
+def _processor(machine: Machine) -> list[str]:
+    if machine.accelerator == "kvm":
+        return ["-accel", "kvm", "-cpu", "host", "-smp", str(machine.cpus)]
+    accelerator = f"tcg,thread=multi,tb-size={_TRANSLATION_CACHE}"
+    return ["-accel", accelerator, "-cpu", "max", "-smp", str(machine.cpus)]
+
+
+def _memory(machine: Machine) -> list[str]:
+    # Shared memory: a vhost-user device in another process reads the rings.
+    size = f"{machine.memory_mib}M"
+    return [
+        *("-machine", "q35,memory-backend=mem0"),
+        *("-m", size),
+        *("-object", f"memory-backend-memfd,id=mem0,size={size},share=on"),
+    ]
+
+
+def _vsock(wiring: Wiring) -> list[str]:
+    if wiring.vsock_socket is not None:
+        return [
+            *("-chardev", f"socket,id=vsock0,path={_escape(wiring.vsock_socket)}"),
+            *("-device", "vhost-user-vsock-pci,chardev=vsock0"),
+        ]
+    if wiring.guest_cid is not None:
+        return ["-device", f"vhost-vsock-pci,guest-cid={wiring.guest_cid}"]
+    return []
+
+
+def _block_device(disk: Disk) -> str:
+    read_only = "on" if disk.read_only else "off"
+    return (
+        f"driver=raw,node-name={disk.name},read-only={read_only},discard=unmap,"
+        f"file.driver=file,file.filename={_escape(disk.path)},file.read-only={read_only},"
+        "file.discard=unmap"
+    )
+
+
+def _scsi_disk(disk: Disk) -> str:
+    options = scsi_disk_options(disk)
+    driver = options.pop("driver")
+    return f"{driver}," + ",".join(f"{key}={value}" for key, value in options.items())
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace(",", ",,")
