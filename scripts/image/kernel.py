@@ -34,11 +34,16 @@ LOAD_AT_BOOT = (
     "scsi_common",
     "scsi_mod",
     "virtio_scsi",
+    "crct10dif_generic",
+    "crc64_rocksoft_generic",
     "sd_mod",
-    "crc32c_generic",
-    "ext4",
 )
-"""What every VM needs, dependencies first."""
+"""What every VM needs, dependencies first.
+
+The two checksums come before sd_mod, since without them it starts modprobe four times over to look
+for some (0.3 s under emulation). File systems on disks are loaded by the kernel when they are
+mounted: ext4 alone takes 0.2 s.
+"""
 
 CARRIED = (
     *LOAD_AT_BOOT,
@@ -48,12 +53,14 @@ CARRIED = (
     "9pnet_virtio",
     "br_netfilter",
     "bridge",
+    "crc32c_generic",
     "dm-crypt",
     "dm-integrity",
     "dm-mod",
     "dm-verity",
     "dummy",
     "erofs",
+    "ext4",
     "failover",
     "fuse",
     "iptable_filter",
@@ -127,7 +134,7 @@ class Kernel:
         raise BuildError(f"{self._image}: compressed in an unknown way ({payload[:4].hex()})")
 
     def modules(self) -> Tree:
-        """Return /lib/modules/<release> with the carried modules, what they depend on, and indexes.
+        """Return /lib/modules/<release>: the carried modules, what they depend on, and indexes.
 
         `modules.load` in it names what to load at boot, one module name per line, in order.
         """
@@ -140,7 +147,9 @@ class Kernel:
         for path in _with_dependencies(source, CARRIED):
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            # Without type information (and so without Debian's signature) a module loads in two
+            # thirds of the time.
+            run(["objcopy", "--strip-debug", "--remove-section=.BTF", path, target])
         run(["depmod", "-b", self._work, self.release])
         return _tree(folder, f"lib/modules/{self.release}")
 
