@@ -91,7 +91,7 @@ class KernelLog:
 
     def messages(self) -> list[tuple[int, str]]:
         """(priority, text) of each message since the last call."""
-        found = []
+        found: list[tuple[int, str]] = []
         while True:
             try:
                 record = os.read(self._descriptor, 8192).decode(errors="replace")
