@@ -12,6 +12,7 @@ from pathlib import Path
 from scripts.image import archive, base, cpio, tarball
 from scripts.image.errors import BuildError
 from scripts.image.kernel import Kernel
+from scripts.image.lock import locked
 from scripts.image.packages import PackageCache
 from scripts.image.prefix import PythonPrefix
 from scripts.image.tree import Tree, regular
@@ -128,7 +129,8 @@ def main() -> int:
     try:
         made = Steps(options)
         for step in options.step:
-            getattr(made, step)()
+            with locked(options.build / f"{step}.lock"):
+                getattr(made, step)()
     except BuildError as error:
         print(f"build_initrd: {error}", file=sys.stderr)
         return 1

@@ -41,9 +41,9 @@ def read(path: Path, work: Path) -> Tree:
     try:
         return _read(path, work)
     except BuildError as error:
-        raise BuildError(f"BASE {path}: {error}") from error
+        raise BuildError(f"{path}: {error}") from error
     except OSError as error:
-        raise BuildError(f"BASE {path}: {error.strerror or error}") from error
+        raise BuildError(f"{path}: {error.strerror or error}") from error
 
 
 def _read(path: Path, work: Path) -> Tree:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from typing import TYPE_CHECKING
 
 from scripts.image.errors import BuildError, run
+from scripts.image.lock import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +20,7 @@ class PackageCache:
     """Packages below one directory: `debs/<name>_<version>_<arch>.deb` and `unpacked/<name>`."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._debs = root / "debs"
         self._unpacked = root / "unpacked"
 
@@ -31,9 +32,7 @@ class PackageCache:
         """
         wanted = sorted(set(names))
         self._debs.mkdir(parents=True, exist_ok=True)
-        # Steps that make runs side by side wait for each other's downloads.
-        with (self._debs / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._root / "download.lock"):
             missing = [name for name in wanted if self._deb(name) is None]
             if missing:
                 print(f"downloading {len(missing)} Debian packages", flush=True)
@@ -51,11 +50,12 @@ class PackageCache:
         for name, deb in self.fetch(names).items():
             folder = self._unpacked / name
             mark = self._unpacked / f"{name}.done"
-            if not mark.exists() or mark.read_text() != deb.name:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                run(["dpkg-deb", "-x", deb, folder])
-                mark.write_text(deb.name)
+            with locked(self._root / "unpack.lock"):
+                if not mark.exists() or mark.read_text() != deb.name:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir(parents=True)
+                    run(["dpkg-deb", "-x", deb, folder])
+                    mark.write_text(deb.name)
             folders.append(folder)
         return folders
 
