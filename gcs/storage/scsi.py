@@ -152,8 +152,12 @@ class ScsiBus:
         if mounted:
             raise GcsError(f"eject {address}: still mounted at {', '.join(mounted[:5])}")
         try:
-            with open(f"{device}/delete", "r+b", buffering=0) as file:
-                file.write(b"1\n")
+            # The kernel refuses to open it for anything else than writing.
+            descriptor = os.open(f"{device}/delete", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, b"1\n")
+            finally:
+                os.close(descriptor)
         except OSError as error:
             if error.errno not in (ENOENT, ENODEV, ENXIO):
                 raise GcsError(f"eject {address}: {error_text(error)}") from error
