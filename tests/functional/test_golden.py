@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gcs.protocol.frame import MessageType, response_type
-
+from gcs.protocol.frame import MessageType, response_type, type_name
+from tests.support.fakehost import PATIENCE
+from tests.support.rootfs import build_rootfs
 
 if TYPE_CHECKING:
-    from tests.support.fakehost import FakeHost, HostConnection, Reply, Rig
+    from collections.abc import Callable, Iterator
+
+    from tests.support.fakehost import FakeHost, HostConnection, Reply, Rig, Stream
 
 GOLDEN = Path(
     os.environ.get("GCS_GOLDEN") or Path(__file__).parents[2].parent / "shared" / "golden"
@@ -126,6 +132,128 @@ async def test_negotiation_as_recorded(agent: Rig, index: int) -> None:
     connection = await agent.host.connection()
     reply = await connection.rpc(MessageType.NEGOTIATE_PROTOCOL, request["body"], request["id"])
     assert reply.body == response["body"]
+
+
+class Replay:
+    """Sends the host's side of a recorded exchange and compares what the agent answers.
+
+    Args:
+        host: Where the agent dials.
+        connection: Negotiated.
+        leave_out: Requests not to be sent, nor their responses expected.
+    """
+
+    def __init__(
+        self,
+        host: FakeHost,
+        connection: HostConnection,
+        leave_out: Callable[[dict[str, Any]], bool] = lambda _: False,
+    ) -> None:
+        self.host = host
+        self.connection = connection
+        self.leave_out = leave_out
+        self.responses: dict[int, asyncio.Future[Reply]] = {}
+        self.inputs: dict[int, Stream] = {}
+        self.outputs: dict[int, asyncio.Task[bytes]] = {}
+        self.pids: dict[int, int] = {}
+
+    async def run(self, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            if message["direction"] == "host-to-guest":
+                await self.request(message)
+            elif message["type"] == "Notification":
+                async with asyncio.timeout(PATIENCE):
+                    assert await self.connection.notifications.get() == message["body"]
+            elif message["id"] in self.responses:
+                async with asyncio.timeout(PATIENCE):
+                    reply = await self.responses[message["id"]]
+                self.compare(message, reply)
+
+    async def request(self, message: dict[str, Any]) -> None:
+        if self.leave_out(message):
+            return
+        body = dict(message["body"])
+        if "ProcessId" in body:
+            body["ProcessId"] = self.pids[body["ProcessId"]]
+        for name, port in body.get("Settings", {}).get("VsockStdioRelaySettings", {}).items():
+            stream = await self.host.stdio(port)
+            if name == "StdIn":
+                self.inputs[port] = stream
+            else:
+                self.outputs[port] = asyncio.create_task(read_all(stream))
+        message_type = next(t for t in MessageType if type_name(t) == message["type"])
+        future = await self.connection.send(message_type, body, message["id"])
+        self.responses[message["id"]] = future
+
+    def compare(self, message: dict[str, Any], reply: Reply) -> None:
+        expected = dict(message["body"])
+        pid = expected.pop("ProcessId", None)
+        if pid is not None:
+            self.pids[pid] = reply.body.pop("ProcessId")
+        assert reply.body == expected, message
+        assert type_name(reply.type) == message["type"].replace("Request", "Response")
+
+    async def write(self, port: int, data: bytes) -> None:
+        """Send everything there will be on a stdin port."""
+        _, writer = await self.inputs[port]
+        writer.write(data)
+        writer.write_eof()
+
+
+async def read_all(stream: Stream) -> bytes:
+    """Read a stream to its end and close it, as a host does."""
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await stream
+        data = await reader.read()
+    writer.close()
+    return data
+
+
+async def test_processes_of_the_vm_as_recorded(agent: Rig, connection: HostConnection) -> None:
+    replay = Replay(agent.host, connection)
+    messages = read_exchange("uvm-exec-stdio.jsonl")
+    await replay.run(messages[:4])
+    assert await replay.outputs[0x40000001] == b"hi\n"
+    assert await replay.outputs[0x40000002] == b"oops\n"
+    await replay.run(messages[4:7])
+    await replay.write(0x40000011, b"through the process\n")
+    await replay.run(messages[7:])
+    assert await replay.outputs[0x40000012] == b"through the process\nafter\n"
+    assert await replay.outputs[0x40000013] == b""
+
+
+async def test_a_container_without_a_pod_as_recorded(
+    agent: Rig, connection: HostConnection
+) -> None:
+    """With directories where the recording has disks."""
+
+    def leave_out(message: dict[str, Any]) -> bool:
+        resource = message["body"].get("Request", {}).get("ResourceType")
+        return resource in ("MappedVirtualDisk", "SCSIDevice")
+
+    replay = Replay(agent.host, connection, leave_out)
+    messages = read_exchange("standalone-container.jsonl")
+    container_id = next(m["body"]["ContainerId"] for m in messages if m["type"] == "Request/Create")
+    with layer_and_bundle(Path("/run/mounts/scsi/m11"), Path("/run/gcs/c", container_id)):
+        await replay.run(messages)
+        output = (await replay.outputs[1073742126]).decode().splitlines()
+        assert output[:3] == ["alone", "alone", "1"]
+        assert await replay.outputs[1073742127] == b""
+        assert container_id not in os.listdir("/run/gcs/c")
+
+
+@contextlib.contextmanager
+def layer_and_bundle(layer: Path, bundle: Path) -> Iterator[None]:
+    """Make what the disks of the recording bring, and leave nothing of it."""
+    build_rootfs(layer)
+    bundle.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        if os.path.ismount(bundle / "rootfs"):
+            subprocess.run(["umount", bundle / "rootfs"], check=True)
+        shutil.rmtree(bundle, ignore_errors=True)
+        shutil.rmtree(layer)
 
 
 def read_exchange(name: str) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from gcs.protocol.logs import LogEntry, decode_json
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    Stream = asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+
 BRIDGE_PORT = 0x4000_0000
 ACTIVITY = "11111111-2222-3333-4444-555555555555"
 UVM = "00000000-0000-0000-0000-000000000000"
@@ -144,13 +146,15 @@ class FakeHost:
         self.prefix = prefix
         self._connections: asyncio.Queue[HostConnection] = asyncio.Queue()
         self._all: list[HostConnection] = []
-        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._servers: list[asyncio.Server] = []
 
     async def listen(self) -> None:
         """Start to accept bridge connections."""
-        self._server = await asyncio.start_unix_server(
+        server = await asyncio.start_unix_server(
             self._accepted, f"{self.prefix}_{BRIDGE_PORT}", limit=1 << 20
         )
+        self._servers.append(server)
 
     async def connection(self) -> HostConnection:
         """Wait for the next connection of the agent."""
@@ -164,29 +168,28 @@ class FakeHost:
         assert reply.result == 0
         return connection
 
-    def stdio(self, port: int) -> asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """Listen on a stdio port; the future is the first connection to it."""
-        accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-        accepted = asyncio.get_running_loop().create_future()
+    async def stdio(self, port: int) -> Stream:
+        """Listen on a stdio port; the future is the first connection to it, the only one taken."""
+        accepted: Stream = asyncio.get_running_loop().create_future()
 
-        async def serve() -> None:
-            server = await asyncio.start_unix_server(
-                lambda reader, writer: accepted.set_result((reader, writer)),
-                f"{self.prefix}_{port}",
-            )
-            async with server:
-                await asyncio.wait({accepted})
+        def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._writers.append(writer)
+            server.close()
+            accepted.set_result((reader, writer))
 
-        task = asyncio.create_task(serve())
-        accepted.add_done_callback(lambda _: task)
+        server = await asyncio.start_unix_server(take, f"{self.prefix}_{port}")
+        self._servers.append(server)
         return accepted
 
     async def close(self) -> None:
         """Close everything."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in self._all:
             connection.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = HostConnection(reader, writer)
