@@ -99,4 +99,6 @@ async def _collect(stream: socket.socket | None) -> bytes:
     loop = asyncio.get_running_loop()
     while chunk := await loop.sock_recv(stream, _CHUNK):
         output += chunk
+    # The guest waits for this end of the stream before it reports that of the process.
+    stream.close()
     return bytes(output)

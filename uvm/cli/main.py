@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from gcs.protocol.errors import GcsError
@@ -13,10 +12,11 @@ from uvm.errors import EXIT_FAILURE, UvmError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Coroutine
 
-_COMMANDS: Final[
-    dict[str, "Callable[[argparse.Namespace, list[str]], Coroutine[Any, Any, int]]"]
-] = {
+    Command = Callable[[argparse.Namespace, list[str]], Coroutine[Any, Any, int]]
+
+_COMMANDS: Final[dict[str, "Command"]] = {
     "run": run_command.run,
     "boot": vms.boot,
     "exec": vms.execute,

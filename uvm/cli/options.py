@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+from typing import TypeAlias
 
 from uvm.boot import BootOptions
 from uvm.vm.disks import SCRATCH_MIB
@@ -56,7 +57,7 @@ def parse_signal(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no signal") from None
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 
 def _add_run(commands: _Commands) -> None:

@@ -69,7 +69,9 @@ class InputRelay:
 
 
 class OutputRelay:
-    """Copies a socket to a descriptor until the guest closes the stream.
+    """Copies a socket to a descriptor until the guest closes the stream, then closes it too.
+
+    The guest waits for that: it reports the end of the process afterwards (spec 4.9).
 
     Args:
         stream: Where to read.
@@ -102,15 +104,13 @@ class OutputRelay:
             await asyncio.sleep(_POLL if time.monotonic() - begin > _POLL else 0.001)
 
     def _copy(self) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, BrokenPipeError):
             while data := self._stream.recv(_CHUNK):
                 self._idle_since = None
-                try:
-                    _write_all(self._descriptor, data)
-                except BrokenPipeError:
-                    self._stream.shutdown(socket.SHUT_RDWR)
-                    return
+                _write_all(self._descriptor, data)
                 self._idle_since = time.monotonic()
+        with contextlib.suppress(OSError):
+            self._stream.shutdown(socket.SHUT_RDWR)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -111,6 +111,7 @@ async def _start(
     progress.step("creating the container")
     await container.create(options)
     utility.timings.mark("container created")
+    progress.clear()
     return container
 
 

@@ -77,9 +77,10 @@ def _rows(listing: Listing) -> list[tuple[str, str, str, str]]:
         for process in container.processes:
             short = container.id[:_SHORT_ID]
             rows.append((listing.name, short, str(process.pid), shlex.join(process.command) or "?"))
-    for process in listing.processes:
-        rows.append((listing.name, "-", str(process.pid), shlex.join(process.command)))
-    return rows
+    return rows + [
+        (listing.name, "-", str(process.pid), shlex.join(process.command))
+        for process in listing.processes
+    ]
 
 
 async def kill(arguments: argparse.Namespace, _: list[str]) -> int:

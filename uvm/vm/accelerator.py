@@ -18,12 +18,11 @@ import msgspec
 from uvm.errors import UvmError
 from uvm.paths import cache_directory
 from uvm.vm.machine import Machine
-from uvm.vm.virtual_machine import VirtualMachine
+from uvm.vm.virtual_machine import PANIC, VirtualMachine
 
 #: A working KVM needs about one second for this.
 PROBE_LIMIT: Final = 8.0
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_PANIC: Final = "Kernel panic"
 
 
 class Verdict(msgspec.Struct):
@@ -96,6 +95,6 @@ async def _failure(kernel: Path) -> str:
             return str(error).splitlines()[0]
         finally:
             await vm.stop()
-        if _PANIC not in vm.console_tail(100):
+        if PANIC not in vm.console_tail(100):
             return "QEMU ended before the guest had booted"
     return ""

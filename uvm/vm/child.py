@@ -11,7 +11,7 @@ from typing import Final
 
 from uvm.errors import UvmError
 
-_TAIL_BYTES: Final = 4096
+_TAIL_BYTES: Final = 32768
 _PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
 
 

@@ -24,6 +24,7 @@ from uvm.vm.qmp import Monitor
 
 VsockKind = Literal["user", "kernel", "none"]
 
+PANIC: Final = "Kernel panic"
 _DEVICE_START: Final = 10.0
 _UNPLUG: Final = 10.0
 _POLL: Final = 0.01
@@ -108,8 +109,12 @@ class VirtualMachine:
         )
 
     def console_tail(self, lines: int = 20) -> str:
-        """Return the last lines of the serial console."""
-        return tail(self.console, lines)
+        """Return the last lines of the serial console; without the call trace of a panic."""
+        rows = tail(self.console, 200).splitlines()
+        panics = [number for number, row in enumerate(rows) if PANIC in row]
+        if panics:
+            rows = rows[: panics[0] + 1]
+        return "\n".join(rows[-lines:])
 
     async def add_disk(self, disk: Disk) -> None:
         """Plug a disk in; the guest sees it some milliseconds later.
