@@ -16,7 +16,7 @@ from gcs.linux.mountinfo import read_mounts
 from gcs.protocol.errors import GcsError
 from gcs.protocol.settings import CombinedLayers, Layer, ScsiDevice
 from gcs.storage.filesystem import detect
-from tests.functional.storage_support import (
+from tests.support.loop_disks import (
     EXT4_SIZE,
     XFS_SIZE,
     Guest,
@@ -26,7 +26,7 @@ from tests.functional.storage_support import (
     process_in,
     run,
 )
-from tests.unit.storage.storage_support import MIB, blank
+from tests.support.storage import MIB, blank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

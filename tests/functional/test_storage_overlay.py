@@ -13,7 +13,7 @@ from gcs.protocol.errors import GcsError
 from gcs.protocol.settings import CombinedLayers, Layer
 from gcs.storage import overlay
 from gcs.storage.combined_layers import CombinedLayersDriver, unmount_bundle
-from tests.functional.storage_support import mounts_below, nothing_left_mounted, process_in
+from tests.support.loop_disks import mounts_below, nothing_left_mounted, process_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

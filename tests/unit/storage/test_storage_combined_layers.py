@@ -14,7 +14,7 @@ from gcs.protocol.errors import GcsError
 from gcs.protocol.hresult import HResult
 from gcs.protocol.settings import CombinedLayers, Layer
 from gcs.storage.combined_layers import CombinedLayersDriver, bundle_is_mounted, unmount_bundle
-from tests.unit.storage.storage_support import RecordingMounts, exists
+from tests.support.storage import RecordingMounts, exists
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 
 from gcs.protocol.errors import GcsError
 from gcs.storage.filesystem import detect, is_mountable, make_filesystem, read_only_data
-from tests.unit.storage.storage_support import MIB, blank, with_magic
+from tests.support.storage import MIB, blank, with_magic
 
 if TYPE_CHECKING:
     from pathlib import Path

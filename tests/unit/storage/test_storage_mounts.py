@@ -9,7 +9,7 @@ import pytest
 
 from gcs.protocol.errors import GcsError
 from gcs.storage.mounts import require_unmounted, unmount_all_under, unmount_path
-from tests.unit.storage.storage_support import RecordingMounts
+from tests.support.storage import RecordingMounts
 
 if TYPE_CHECKING:
     from pathlib import Path

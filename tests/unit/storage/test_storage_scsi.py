@@ -11,7 +11,7 @@ import pytest
 from gcs.linux.mountinfo import read_mounts
 from gcs.protocol.errors import GcsError
 from gcs.storage.scsi import DiskAddress
-from tests.unit.storage.storage_support import SystemTree, blank
+from tests.support.storage import SystemTree, blank
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 from gcs.protocol.errors import GcsError
 from gcs.protocol.settings import ScsiDevice
 from gcs.storage.scsi_device import ScsiDeviceDriver
-from tests.unit.storage.storage_support import SystemTree
+from tests.support.storage import SystemTree
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from gcs.protocol.settings import MappedVirtualDisk
 from gcs.storage.filesystem import detect
 from gcs.storage.scsi import DiskAddress
 from gcs.storage.virtual_disk import VirtualDiskDriver
-from tests.unit.storage.storage_support import (
+from tests.support.storage import (
     MIB,
     RecordingMounts,
     SystemTree,

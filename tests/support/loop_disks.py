@@ -13,7 +13,7 @@ from gcs.protocol.settings import MappedVirtualDisk
 from gcs.storage.combined_layers import CombinedLayersDriver
 from gcs.storage.scsi_device import ScsiDeviceDriver
 from gcs.storage.virtual_disk import VirtualDiskDriver
-from tests.unit.storage.storage_support import MIB, SystemTree, blank
+from tests.support.storage import MIB, SystemTree, blank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
