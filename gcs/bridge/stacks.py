@@ -54,7 +54,8 @@ def _task_stack(task: asyncio.Task[Any]) -> str:
     while awaited is not None:
         kind = next((kind for kind in _KINDS if hasattr(awaited, kind[0])), None)
         if kind is None:
-            lines.append(f"  waiting for {repr(awaited)[:200]}\n")
+            # Without its address, or no two stacks were alike.
+            lines.append(f"  waiting for a {type(awaited).__qualname__}\n")
             break
         frame, following = (getattr(awaited, name) for name in kind)
         if frame is not None:
