@@ -8,20 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
-from gcs.protocol.decode import decode_any
-from gcs.protocol.errors import InvalidJsonError
+from gcs.protocol.logs import decode_json, format_time
 
-LEVELS: Final = {
-    "trace": "trace",
-    "debug": "debug",
-    "info": "info",
-    "warn": "warning",
-    "warning": "warning",
-    "error": "error",
-    # The host logs these two as errors: the guest's end is not its own.
-    "fatal": "error",
-    "panic": "error",
-}
+#: The host logs these two as errors: the guest's end is not its own.
+_ENDINGS: Final = ("fatal", "panic")
 _REST_LIMIT: Final = 1 << 20
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]"]', re.DOTALL)
 
@@ -143,27 +133,14 @@ def _object_end(buffer: bytearray, start: int) -> int | None:
 
 def _decode_entry(document: bytes) -> LogEntry | None:
     try:
-        fields = decode_any(document, "log entry")
-    except InvalidJsonError:
+        entry = decode_json(document)
+    except (ValueError, msgspec.DecodeError):
         return None
-    level = fields.pop("level", "info")
-    message = fields.pop("msg", "")
-    time = fields.pop("time", None)
-    if not isinstance(level, str) or level not in LEVELS or not isinstance(message, str):
-        return None
-    if time is not None:
-        if not isinstance(time, str) or not _is_rfc3339(time):
-            return None
-        fields["vm.time"] = time
-    for key, value in fields.items():
-        if isinstance(value, float) and value.is_integer():
-            fields[key] = int(value)
-    return LogEntry(LEVELS[level], message, fields)
-
-
-def _is_rfc3339(text: str) -> bool:
-    try:
-        msgspec.convert(text, datetime.datetime)
-    except msgspec.ValidationError:
-        return False
-    return True
+    fields = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in entry.fields.items()
+    }
+    if entry.time:
+        fields["vm.time"] = format_time(entry.time)
+    level = "error" if entry.level in _ENDINGS else entry.level
+    return LogEntry(level, entry.message, fields)

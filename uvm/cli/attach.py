@@ -107,4 +107,6 @@ def _follow_window_size(process: AttachedProcess) -> Iterator[None]:
         task.add_done_callback(tasks.discard)
 
     with signals.handle((signal.SIGWINCH,), handle):
+        # A process in the VM itself is not told a size when it starts.
+        handle(signal.SIGWINCH)
         yield

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from gcs.protocol.errors import RemoteError
 from uvm.boot import DEFAULT_ROOTFS, BootOptions, build_machine
 from uvm.cli.attach import attach
 from uvm.cli.options import boot_options
@@ -148,5 +149,9 @@ async def _run_in_kept(
             sys.stdout.write(f"{process.container_id}\n")
             return 0
         exit_code = await attach(process, tty=arguments.tty)
-        await process.finished()
+        try:
+            await process.finished()
+        except (UvmError, RemoteError) as error:
+            # The container's own end stands; what is left of it in the VM should be known.
+            progress.say(f"the container ended, and its removal failed: {error}")
     return exit_code

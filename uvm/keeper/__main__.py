@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -61,15 +62,16 @@ async def _unless_given_up(utility: UtilityVm, starter: Channel[Request]) -> Non
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _until_the_end(keeper: Keeper, utility: UtilityVm, listener: Any) -> None:
-    ends = {
+async def _until_the_end(keeper: Keeper, utility: UtilityVm, listener: socket.socket) -> None:
+    waiting: set[asyncio.Task[Any]] = {
         asyncio.create_task(keeper.serve(listener)),
         asyncio.create_task(keeper.stopped.wait()),
         asyncio.create_task(utility.vm.wait()),
     }
-    waiting: set[asyncio.Task[Any]] = set(ends)
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if keeper.stopping:
+            await keeper.stopped.wait()
     finally:
         for task in waiting:
             task.cancel()

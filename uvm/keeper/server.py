@@ -115,6 +115,7 @@ class Keeper:
             Logs: self._logs,
             Stop: self._stop,
         }
+        self.stopping = False
         self.stopped = asyncio.Event()
 
     async def serve(self, listener: socket.socket) -> None:
@@ -229,6 +230,7 @@ class Keeper:
         await self._log.send(channel, follow=request.follow)
 
     async def _stop(self, channel: Channel[Request], request: Stop) -> None:
+        self.stopping = True
         if not request.force:
             await self._end_containers()
             await self._utility.power_off(_POWER_OFF_GRACE)
