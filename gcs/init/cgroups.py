@@ -70,7 +70,7 @@ class CgroupMounter:
         try:
             self._syscalls.mount("cgroup2", self._mount_point, "cgroup2", _FLAGS)
         except OSError as error:
-            kmsg.info(f"cgroup v1, because v2 is missing: {error}")
+            kmsg.info(f"cgroup v1, because v2 is missing: {kmsg.describe(error)}")
             return False
         reason = self._v2_defect()
         if reason:

@@ -46,7 +46,7 @@ def seed_from_host(dialer: Dialer, port: int) -> int:
         finally:
             connection.close()
     except OSError as error:
-        kmsg.warning(f"entropy: {error}; going on after {total} bytes")
+        kmsg.warning(f"entropy: {kmsg.describe(error)}; going on after {total} bytes")
     return total
 
 

@@ -57,3 +57,9 @@ def warning(text: str) -> None:
 def info(text: str) -> None:
     """Log progress."""
     log(INFO, text)
+
+
+def describe(error: OSError) -> str:
+    """An error as a person reads it: what it is about, then the reason, without its number."""
+    objects = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return ": ".join([*objects, error.strerror or str(error)])

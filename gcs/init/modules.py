@@ -120,8 +120,10 @@ class ModuleLoader:
         name = module_name(name)
         path = self._names.get(name)
         if path is None:
-            self.failures[name] = "not in modules.dep"
-            return False
+            built_in = name in self._built_in()
+            if not built_in:
+                self.failures[name] = "neither in modules.dep nor built into the kernel"
+            return built_in
         # modules.dep lists all dependencies, not only direct ones, those to load first at the end.
         needed = [*reversed(self._dependencies[path]), path]
         if not self._hyperv and any(is_hyperv_module(module_name(item), item) for item in needed):
@@ -138,9 +140,16 @@ class ModuleLoader:
             if self._load(file, self._options.get(name, "")):
                 self.loaded.append(name)
         except OSError as error:
-            self.failures[name] = str(error)
+            self.failures[name] = error.strerror or str(error)
         self._done[path] = name not in self.failures
         return self._done[path]
+
+    def _built_in(self) -> set[str]:
+        try:
+            with open(f"{self._directory}/modules.builtin", encoding="utf-8") as file:
+                return {module_name(line.rstrip("\n")) for line in file}
+        except FileNotFoundError:
+            return set()  # an image with few modules may leave it out
 
     def _listed(self) -> list[str] | None:
         try:

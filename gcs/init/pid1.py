@@ -98,8 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         primary = start(options)
         return reap_until(primary)
     except OSError as error:
-        kmsg.say(f"init: {error}")
-        kmsg.error(str(error))
+        kmsg.say(f"init: {kmsg.describe(error)}")
+        kmsg.error(kmsg.describe(error))
         return error.errno or 1
 
 
@@ -175,6 +175,6 @@ def spawn(command: list[str]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
         run_program(command, ENVIRONMENT)
     except OSError as error:
-        kmsg.say(f"init: {error}")
-        kmsg.error(str(error))
+        kmsg.say(f"init: {kmsg.describe(error)}")
+        kmsg.error(kmsg.describe(error))
         raise SystemExit(error.errno or 1) from None

@@ -70,7 +70,7 @@ def run_relayed(
         try:
             run_program(command, environment)
         except OSError as error:
-            kmsg.say(f"vsockexec: {error.filename}: {error.strerror}")
+            kmsg.say(f"vsockexec: {kmsg.describe(error)}")
             raise SystemExit(127) from None
     os.close(sink)
     process = os.pidfd_open(child)

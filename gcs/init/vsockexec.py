@@ -58,12 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         connect_streams(dialer, ports)
     except OSError as error:
-        kmsg.say(f"vsockexec: connect: {error.filename}: {error.strerror}")
+        kmsg.say(f"vsockexec: connect: {kmsg.describe(error)}")
         return 1
     try:
         run_program(command, inherited_environment())
     except OSError as error:
-        kmsg.say(f"vsockexec: {error.filename}: {error.strerror}")
+        kmsg.say(f"vsockexec: {kmsg.describe(error)}")
         return 1
 
 

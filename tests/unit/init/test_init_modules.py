@@ -136,6 +136,15 @@ def test_module_that_is_there_already_is_no_failure(tree: Tree) -> None:
     assert not loader.failures
 
 
+def test_listed_module_that_is_built_into_the_kernel_is_no_failure(tree: Tree) -> None:
+    (tree.directory / "modules.builtin").write_text("kernel/fs/overlayfs/over-lay.ko\n")
+    tree.list_modules("over_lay\nbridge\n")
+    loader = tree.loader()
+    loader.load_all()
+    assert tree.names() == ["bridge"]
+    assert not loader.failures
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
