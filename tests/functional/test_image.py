@@ -1,0 +1,465 @@
+"""The image: built by the real script, looked at with other people's tools, and run by chroot."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OUT = REPOSITORY / "out"
+PYTHON = "/usr/lib/gcs/bin/python3"
+BUILD = "scripts/build_initrd.sh"
+COMMANDS = ("init", "bin/gcs", "bin/vsockexec")
+LIST_MAPPED_FILES = (
+    "print(*sorted({line.split()[5] for line in open('/proc/self/maps') if '/' in line}))"
+)
+
+
+def run(
+    *command: str | Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False, env=env
+    )
+
+
+def build(
+    *steps: str, out: Path, work: Path, root: Path = REPOSITORY, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the build script with directories of its own, but with the packages at hand."""
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "cache").exists():
+        (work / "cache").symlink_to(REPOSITORY / "build/cache")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHON": sys.executable,
+        "OUT": str(out),
+        "BUILD": str(work),
+        "SOURCE_DATE_EPOCH": "1700000000",
+        **settings,
+    }
+    return run(root / BUILD, *steps, env=environment)
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    done = run("tar", "-xf", archive, "-C", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def chroot(
+    root: Path, *command: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    tool = shutil.which("chroot") or "chroot"
+    return run(tool, root, *command, env=environment or {})
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def delta(tmp_path: Path) -> Path:
+    """A root with nothing but the delta."""
+    return unpack(OUT / "delta.tar.gz", tmp_path / "delta")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the sources, to break or to build from while somebody edits."""
+    root = tmp_path / "sources"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("gcs", "rootfs", "scripts"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=ignore)
+    return root
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one directory in /lib/modules."""
+    root = tmp_path_factory.mktemp("modules")
+    data = (OUT / "modules.cpio").read_bytes()
+    subprocess.run(["cpio", "-idm", "--quiet"], input=data, cwd=root, check=True)
+    (folder,) = (root / "lib/modules").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def listing() -> dict[str, str]:
+    """`ls -l` lines of the initrd by name, as cpio prints them."""
+    data = gzip.decompress((OUT / "initrd.img").read_bytes())
+    done = subprocess.run(["cpio", "-tvn", "--quiet"], input=data, capture_output=True, check=True)
+    lines = [line.split(maxsplit=8) for line in done.stdout.decode().splitlines()]
+    return {line[8].split(" -> ")[0]: " ".join(line) for line in lines}
+
+
+class TestContent:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_our_commands_are_executable(self, listing: dict[str, str], command: str) -> None:
+        assert listing[command].startswith("-rwxr-xr-x")
+
+    @pytest.mark.parametrize(
+        "program",
+        [
+            "bin/sh",
+            "sbin/cryptsetup",
+            "sbin/depmod",
+            "sbin/mkfs.ext4",
+            "sbin/mkfs.xfs",
+            "sbin/modprobe",
+            "sbin/udhcpc",
+            "sbin/udhcpc_config.script",
+            "usr/sbin/chronyd",
+            "usr/sbin/runc",
+        ],
+    )
+    def test_the_programs_the_agent_runs_are_there(
+        self, listing: dict[str, str], program: str
+    ) -> None:
+        assert program in listing
+
+    @pytest.mark.parametrize("name", ["dev", "proc", "run", "sys", "tmp", "etc", "var"])
+    def test_mount_points_are_there(self, listing: dict[str, str], name: str) -> None:
+        assert listing[name].startswith("d")
+
+    def test_var_run_leads_to_run(self, listing: dict[str, str]) -> None:
+        assert listing["var/run"].endswith("var/run -> /run")
+
+    def test_everything_belongs_to_root(self, listing: dict[str, str]) -> None:
+        assert {tuple(line.split()[2:4]) for line in listing.values()} == {("0", "0")}
+
+    def test_no_python_source_or_cache_is_in_the_prefix(self, listing: dict[str, str]) -> None:
+        prefix = [name for name in listing if name.startswith("usr/lib/gcs/")]
+        assert prefix
+        assert not [name for name in prefix if name.endswith(".py") or "__pycache__" in name]
+
+    def test_rootfs_has_the_files_of_the_initrd(self, listing: dict[str, str]) -> None:
+        with tarfile.open(OUT / "rootfs.tar.gz") as archive:
+            assert set(archive.getnames()) == set(listing) - {"."}
+
+    def test_information_says_where_the_image_comes_from(self, delta: Path) -> None:
+        commit = (delta / "info/gcs.commit").read_text()
+        assert len(commit.strip()) == 40
+        assert (delta / "info/gcs.branch").read_text().strip()
+        assert (delta / "info/tar.date").read_text().endswith("+00:00\n")
+
+
+class TestPrograms:
+    """Every program of the default base finds its libraries, and does something."""
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("/usr/sbin/runc", "--version"),
+            ("/sbin/mkfs.ext4", "-V"),
+            ("/sbin/mkfs.xfs", "-V"),
+            ("/sbin/cryptsetup", "--version"),
+            ("/usr/sbin/chronyd", "--version"),
+            ("/sbin/modprobe", "--version"),
+            ("/sbin/depmod", "--version"),
+            ("/bin/sh", "-c", "udhcpc --help 2>/dev/null; test -x /sbin/udhcpc"),
+        ],
+        ids=lambda command: command[0].rpartition("/")[2],
+    )
+    def test_it_runs(self, tmp_path: Path, command: tuple[str, ...]) -> None:
+        root = unpack(OUT / "rootfs.tar.gz", tmp_path / "root")
+        done = chroot(root, *command)
+        assert done.returncode == 0, done.stderr
+
+    def test_an_ext4_file_system_is_made(self, tmp_path: Path) -> None:
+        root = unpack(OUT / "rootfs.tar.gz", tmp_path / "root")
+        with (root / "disk").open("wb") as file:
+            file.truncate(8 << 20)
+        done = chroot(root, "/sbin/mkfs.ext4", "-q", "-F", "/disk")
+        assert done.returncode == 0, done.stderr
+        assert run("e2fsck", "-fn", root / "disk").returncode == 0
+
+
+class TestDelta:
+    def test_it_runs_by_itself(self, delta: Path) -> None:
+        done = chroot(delta, PYTHON, "-IS", "-c", "import asyncio, msgspec; print('ready')")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
+
+    def test_it_looks_for_modules_in_its_prefix_only(self, delta: Path) -> None:
+        done = chroot(delta, PYTHON, "-IS", "-c", "import sys; print(*sys.path, sep='\\n')")
+        assert done.stdout
+        assert all(line.startswith("/usr/lib/gcs/") for line in done.stdout.splitlines())
+
+    def test_every_module_of_the_agent_is_there(self, delta: Path) -> None:
+        sources = REPOSITORY.glob("gcs/**/*.py")
+        names = {
+            ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+            for path in sources
+        }
+        names = {name for name in names if not name.endswith("__main__")}
+        code = "import sys\nfor name in sys.argv[1:]: __import__(name)\nprint('imported')"
+        done = chroot(delta, PYTHON, "-IS", "-c", code, *sorted(names))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
+
+    def test_what_the_guest_never_needs_is_not_there(self, delta: Path) -> None:
+        for name in ("ssl", "unittest", "pip", "tkinter"):
+            done = chroot(delta, PYTHON, "-IS", "-c", f"import {name}")
+            assert "ModuleNotFoundError" in done.stderr
+
+    def test_an_environment_of_the_base_changes_nothing(self, delta: Path) -> None:
+        (delta / "evil").mkdir()
+        (delta / "evil/libc.so.6").write_text("no library")
+        environment = {"LD_LIBRARY_PATH": "/evil", "PYTHONPATH": "/evil", "PYTHONHOME": "/evil"}
+        done = chroot(delta, PYTHON, "-IS", "-c", "print('ready')", environment=environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
+
+    def test_vsockexec_prints_its_usage(self, delta: Path) -> None:
+        done = chroot(delta, "/bin/vsockexec")
+        assert done.returncode == 1
+        assert "usage" in done.stderr.lower()
+
+    def test_the_agent_refuses_an_unknown_flag(self, delta: Path) -> None:
+        done = chroot(delta, "/bin/gcs", "-no-such-flag")
+        assert done.returncode == 2
+        assert "no-such-flag" in done.stderr
+
+    def test_a_traceback_shows_where_in_the_source(self, delta: Path) -> None:
+        done = chroot(delta, PYTHON, "-IS", "-c", "import heapq; heapq.merge(1, key=2).__next__()")
+        assert 'File "/usr/lib/gcs/lib/python3.11/heapq.py", line ' in done.stderr
+
+
+class TestBases:
+    """The delta over bases of three kinds, with the base's own programs running as before."""
+
+    def test_no_c_library_at_all(self, tmp_path: Path) -> None:
+        root = unpack(OUT / "busybox.tar", tmp_path / "root")
+        unpack(OUT / "delta.tar.gz", root)
+        script = f"echo from busybox; exec {PYTHON} -IS -c 'print(\"from python\")'"
+        done = chroot(root, "/bin/sh", "-c", script)
+        assert (done.stdout, done.stderr) == ("from busybox\nfrom python\n", "")
+
+    def test_musl(self, tmp_path: Path) -> None:
+        root = unpack(OUT / "delta.tar.gz", tmp_path / "root")
+        (root / "lib").mkdir()
+        shutil.copy("/lib/x86_64-linux-musl/libc.so", root / "lib/ld-musl-x86_64.so.1")
+        source = """
+            int puts(const char *); void exit(int); int execv(const char *, char **);
+            int fflush(void *);
+            __attribute__((force_align_arg_pointer)) void _start(void) {
+                puts("from musl");
+                fflush(0);
+                char *words[] = {"PYTHON", "-IS", "-c", "print('from python')", 0};
+                exit(execv("PYTHON", words));
+            }
+        """.replace("PYTHON", PYTHON)
+        (root / "bin").mkdir(exist_ok=True)
+        linked = subprocess.run(
+            [
+                *("gcc", "-x", "c", "-", "-nostdlib", "-fno-stack-protector", "-Wl,--no-as-needed"),
+                *("-L/lib/x86_64-linux-musl", "-lc", "-o", str(root / "bin/hello")),
+                "-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1",
+            ],
+            input=source,
+            text=True,
+            check=False,
+            capture_output=True,
+        )
+        assert linked.returncode == 0, linked.stderr
+        done = chroot(root, "/bin/hello")
+        assert (done.stdout, done.stderr) == ("from musl\nfrom python\n", "")
+
+    def test_another_glibc_is_not_touched(self, tmp_path: Path) -> None:
+        root = unpack(OUT / "rootfs.tar.gz", tmp_path / "root")
+        assert (root / "lib/x86_64-linux-gnu/libc.so.6").exists()
+        subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
+        try:
+            code = f"import asyncio, msgspec\n{LIST_MAPPED_FILES}"
+            done = chroot(root, PYTHON, "-IS", "-c", code)
+        finally:
+            subprocess.run(["umount", root / "proc"], check=True)
+        assert done.returncode == 0, done.stderr
+        assert all(name.startswith("/usr/lib/gcs/") for name in done.stdout.split())
+
+
+class TestReproducible:
+    def test_the_same_inputs_give_the_same_bytes(self, tmp_path: Path, copy: Path) -> None:
+        digests = []
+        for name in ("one", "two"):
+            out, work = tmp_path / name / "out", tmp_path / name / "build"
+            (tmp_path / name).mkdir()
+            done = build("base", "delta", "initrd", root=copy, out=out, work=work)
+            assert done.returncode == 0, done.stderr
+            digests.append((digest(out / "delta.tar.gz"), digest(work / "initrd.cpio")))
+        assert digests[0] == digests[1]
+
+    def test_times_follow_source_date_epoch(self, tmp_path: Path) -> None:
+        done = build("delta", out=tmp_path / "out", work=tmp_path / "build")
+        assert done.returncode == 0, done.stderr
+        with tarfile.open(tmp_path / "out/delta.tar.gz") as archive:
+            assert {member.mtime for member in archive} == {1_700_000_000}
+            date = archive.extractfile("info/tar.date")
+            assert date is not None
+            assert date.read() == b"2023-11-14T22:13+00:00\n"
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> tuple[Path, Path]:
+    """Output and work directories with a delta, ready for a base."""
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(OUT / "delta.tar.gz", out)
+    return out, tmp_path / "build"
+
+
+class TestBase:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        root = tmp_path / "base"
+        (root / "usr/bin").mkdir(parents=True)
+        (root / "bin").symlink_to("usr/bin")
+        shutil.copy("/bin/busybox", root / "usr/bin/busybox")
+        (root / "usr/bin/sh").symlink_to("busybox")
+        (root / "usr/bin/owned").write_text("set-uid of somebody else\n")
+        os.chown(root / "usr/bin/owned", 1000, 1000)
+        (root / "usr/bin/owned").chmod(0o4755)
+        return root
+
+    def test_every_kind_of_archive_gives_the_same_image(
+        self, tmp_path: Path, source: Path, directories: tuple[Path, Path]
+    ) -> None:
+        out, work = directories
+        script = "tar -cf ../a.tar . && find . | cpio -o -H newc --quiet >../a.cpio"
+        subprocess.run(["sh", "-c", script], cwd=source, check=True)
+        for name in ("a.tar", "a.cpio"):
+            (tmp_path / f"packed-{name}").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+        digests = set()
+        for name in ("a.tar", "packed-a.tar", "a.cpio", "packed-a.cpio"):
+            done = build("initrd", out=out, work=work, BASE=str(tmp_path / name))
+            assert done.returncode == 0, done.stderr
+            digests.add(digest(work / "initrd.cpio"))
+        assert len(digests) == 1
+        assert build("rootfs", out=out, work=work).returncode == 0
+        root = unpack(out / "rootfs.tar.gz", tmp_path / "root")
+        assert (root / "bin").is_symlink()
+        assert (root / "usr/bin/gcs").exists()
+        assert (root / "usr/bin/owned").stat().st_mode & 0o7777 == 0o755
+        assert os.readlink(root / "var/run") == "/run"
+        done = chroot(root, "/bin/sh", "-c", f"{PYTHON} -IS -c 'print(1)'; /bin/vsockexec")
+        assert (done.stdout, done.returncode) == ("1\n", 1)
+
+    @pytest.mark.parametrize(
+        ("name", "data", "message"),
+        [
+            ("text", b"this is no archive\n" * 100, "neither a tar nor a cpio archive"),
+            ("cut.tar.gz", None, "truncated"),
+            ("absent", b"", "No such file"),
+        ],
+    )
+    def test_a_bad_base_is_refused_with_one_line(
+        self,
+        tmp_path: Path,
+        directories: tuple[Path, Path],
+        name: str,
+        data: bytes | None,
+        message: str,
+    ) -> None:
+        out, work = directories
+        base = tmp_path / name
+        if data is None:
+            data = (OUT / "rootfs.tar.gz").read_bytes()[:100_000]
+        if data:
+            base.write_bytes(data)
+        done = build("initrd", "compress", out=out, work=work, BASE=str(base))
+        assert done.returncode == 1
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert str(base) in line
+        assert message in line
+        assert [path.name for path in out.iterdir()] == ["delta.tar.gz"]
+
+    @pytest.mark.parametrize("member", ["/tmp/gcs-escaped", "../gcs-escaped"])
+    def test_a_base_that_leads_out_is_refused(
+        self, tmp_path: Path, directories: tuple[Path, Path], member: str
+    ) -> None:
+        out, work = directories
+        base = tmp_path / "base.tar"
+        with tarfile.open(base, "w") as archive:
+            archive.addfile(tarfile.TarInfo(member))
+        done = build("initrd", out=out, work=work, BASE=str(base))
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert member in line
+
+    def test_image_information_of_a_base_is_taken_over(self, tmp_path: Path, source: Path) -> None:
+        subprocess.run(["tar", "-cf", tmp_path / "mine.tar", "-C", source, "."], check=True)
+        (tmp_path / "mine.testdata.json").write_text('{"IMAGE_NAME": "me", "DATETIME": "now"}')
+        out = tmp_path / "out"
+        done = build("delta", out=out, work=tmp_path / "build", BASE=str(tmp_path / "mine.tar"))
+        assert done.returncode == 0, done.stderr
+        root = unpack(out / "delta.tar.gz", tmp_path / "root")
+        assert (root / "info/image.name").read_text() == "me\n"
+        assert (root / "info/build.date").read_text() == "now\n"
+
+
+class TestBuildErrors:
+    def test_an_import_the_image_cannot_satisfy_fails_the_build(
+        self, tmp_path: Path, copy: Path
+    ) -> None:
+        (copy / "gcs/broken.py").write_text("def late():\n    import no_such_module\n")
+        done = build("delta", out=tmp_path / "out", work=tmp_path / "build", root=copy)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "no_such_module" in line
+        assert not (tmp_path / "out/delta.tar.gz").exists()
+
+    def test_a_package_that_cannot_be_had_is_named(self, tmp_path: Path, copy: Path) -> None:
+        path = copy / "scripts/image/prefix.py"
+        text = path.read_text()
+        path.write_text(text.replace('"zlib1g",', '"zlib1g",\n    "gcs-no-such-package",'))
+        work = tmp_path / "build"
+        (work / "cache").mkdir(parents=True)
+        debs = REPOSITORY / "build/cache/debs"
+        (work / "cache/debs").mkdir()
+        for deb in debs.glob("*.deb"):
+            (work / "cache/debs" / deb.name).symlink_to(deb)
+        done = build("delta", out=tmp_path / "out", work=work, root=copy)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "gcs-no-such-package" in line
+
+    def test_a_missing_tool_is_named(self, tmp_path: Path) -> None:
+        tools = tmp_path / "bin"
+        tools.mkdir()
+        for name in ("sh", "env", "readlink", "dirname", "apt-get", "dpkg-deb", "strip", "objcopy"):
+            (tools / name).symlink_to(shutil.which(name) or name)
+        done = build("delta", out=tmp_path, work=tmp_path, PATH=str(tools))
+        assert done.returncode == 1
+        assert done.stderr == (
+            "build_initrd: patchelf: not found; run 'make setup' to install it\n"
+        )
+
+
+class TestKernel:
+    def test_the_kernel_is_an_elf_file_of_the_modules_release(self, modules: Path) -> None:
+        kernel = (OUT / "vmlinux").read_bytes()
+        assert kernel.startswith(b"\x7fELF")
+        assert f"Linux version {modules.name} ".encode() in kernel
+
+    def test_every_dependency_is_carried(self, modules: Path) -> None:
+        for line in (modules / "modules.dep").read_text().splitlines():
+            for path in line.replace(":", "").split():
+                assert (modules / path).is_file()
+
+    def test_what_is_loaded_at_boot_is_carried(self, modules: Path) -> None:
+        carried = {path.stem.replace("-", "_") for path in modules.rglob("*.ko")}
+        names = (modules / "modules.load").read_text().split()
+        assert {"vmw_vsock_virtio_transport", "overlay", "sd_mod"} <= set(names) <= carried
+
+    def test_the_image_for_qemu_is_the_initrd_with_the_modules(self) -> None:
+        initrd = gzip.decompress((OUT / "initrd.img").read_bytes())
+        modules = (OUT / "modules.cpio").read_bytes()
+        assert (OUT / "initrd-qemu.img").read_bytes() == initrd + modules
