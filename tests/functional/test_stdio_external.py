@@ -11,7 +11,7 @@ import pytest
 
 from gcs.stdio import ChildDescriptors, PipeRelay, StdioPorts, connect
 from gcs.transport import DialError, NullTransport, UnixTransport
-from tests.functional.stdio_support import open_descriptors, shell
+from tests.support.stdio import open_descriptors, shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

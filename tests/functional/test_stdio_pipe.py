@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from gcs.stdio import PipeRelay, StdioPorts
-from tests.functional.stdio_support import Host, Process, open_descriptors, shell
+from tests.support.stdio import Host, Process, open_descriptors, shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -341,3 +341,16 @@ async def test_a_cancelled_finish_closes_everything(host: Host, relay: PipeRelay
     with pytest.raises(asyncio.CancelledError):
         await finish
     assert await host.receive("err") == b""
+
+
+async def test_closing_ends_a_finish_that_waits_for_the_host(
+    host: Host, relay: PipeRelay, mebibyte: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = shell("head -c 400000 $DATA", relay.child, DATA=str(mebibyte.path))
+    relay.attach(host.sockets)
+    assert await process.exit_code() == 0
+    finish = asyncio.create_task(relay.finish())
+    await host.receive_exactly("out", 1000)
+    relay.close()
+    await finish
+    assert caplog.messages == []

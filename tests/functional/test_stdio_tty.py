@@ -10,7 +10,7 @@ import pytest
 
 from gcs.linux import tty
 from gcs.stdio import ChildDescriptors, TtyRelay
-from tests.functional.stdio_support import Host, Process, open_descriptors
+from tests.support.stdio import Host, Process, open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
