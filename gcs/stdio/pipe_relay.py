@@ -93,7 +93,8 @@ class PipeRelay:
         stall_seconds: after so long without a byte taken by the host, or without the host closing
             its end, the host is given up, with a log line.
 
-        When cancelled, everything is closed at once.
+        To be called after attach(): without connections nothing is delivered.  When cancelled,
+        everything is closed at once.
         """
         await self._streams.finish(drain_seconds, stall_seconds)
 
