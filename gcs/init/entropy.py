@@ -32,29 +32,30 @@ def seed_from_host(dialer: Dialer, port: int) -> int:
     Failures are logged and end it early: the machine works without, only its first random numbers
     are worse.
     """
-    total = 0
     try:
         connection = dialer.dial(port, TIMEOUT)
-        try:
-            device = os.open("/dev/random", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                while data := _receive(connection, port):
-                    add_entropy(device, data)
-                    total += len(data)
-            finally:
-                os.close(device)
-        finally:
-            connection.close()
     except OSError as error:
-        kmsg.warning(f"entropy: {kmsg.describe(error)}; going on after {total} bytes")
+        kmsg.warning(f"entropy: {kmsg.describe(error)}")
+        return 0
+    total = 0
+    try:
+        device = os.open("/dev/random", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            while data := _receive(connection):
+                add_entropy(device, data)
+                total += len(data)
+        finally:
+            os.close(device)
+    except OSError as error:
+        kmsg.warning(f"entropy of port {port}, after {total} bytes: {kmsg.describe(error)}")
+    finally:
+        connection.close()
     return total
 
 
-def _receive(connection: socket, port: int) -> bytes:
+def _receive(connection: socket) -> bytes:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     if not poll.poll(TIMEOUT * 1000):
-        raise TimeoutError(
-            errno.ETIMEDOUT, f"the host sent nothing for {TIMEOUT:.0f} s", f"port {port}"
-        )
+        raise TimeoutError(errno.ETIMEDOUT, f"the host sent nothing for {TIMEOUT:.0f} s")
     return connection.recv(_CHUNK)
