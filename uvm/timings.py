@@ -35,7 +35,7 @@ class Timings:
 
     def to_text(self) -> str:
         """Return a table: phase, its own duration, time since the start, in milliseconds."""
-        width = max((len(phase) for phase, _ in self._marks), default=0)
+        width = max([len("phase"), *(len(phase) for phase, _ in self._marks)])
         lines = [f"{'phase':<{width}}  {'took':>9}  {'at':>9}"]
         previous = 0.0
         for phase, seconds in self._marks:

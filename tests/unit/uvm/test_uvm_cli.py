@@ -1,0 +1,227 @@
+"""Command lines, and the streams between a person's descriptors and a process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from uvm.boot import BootOptions
+from uvm.cli import main
+from uvm.cli.options import boot_options, build_parser, parse_signal, split_command
+from uvm.cli.process import process_options, remote_status
+from uvm.cli.relay import InputRelay, OutputRelay
+from uvm.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, UvmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def no_vms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No VM of anybody else is seen."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_options_end_at_the_first_dashes() -> None:
+    assert split_command(["-i", "fs", "--", "sh", "--", "-c"]) == (["-i", "fs"], ["sh", "--", "-c"])
+    assert split_command(["fs"]) == (["fs"], [])
+
+
+def test_the_options_of_a_run() -> None:
+    line = ["run", "-it", "-e", "A=1", "--memory", "256", "--cpus", "2", "-u", "web", "fs.tar"]
+    arguments = build_parser().parse_args(line)
+    assert (arguments.interactive, arguments.tty, arguments.rootfs) == (True, True, "fs.tar")
+    options = boot_options(arguments)
+    assert options == BootOptions(memory_mib=256, cpus=2)
+
+
+@pytest.mark.parametrize("text", ["9", "KILL", "kill", "SIGKILL"])
+def test_signals_by_number_and_by_name(text: str) -> None:
+    assert parse_signal(text) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("text", ["0", "999", "SIGNAL", ""])
+def test_what_is_no_signal(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_signal(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ('exec: "x": executable file not found in $PATH', EXIT_NOT_FOUND),
+        ('exec: "/x": stat /x: no such file or directory', EXIT_NOT_FOUND),
+        ('exec: "/etc/passwd": permission denied', EXIT_NOT_EXECUTABLE),
+        ("out of memory", EXIT_FAILURE),
+    ],
+)
+def test_exit_status_of_programs_that_can_not_run(message: str, status: int) -> None:
+    assert remote_status(message) == status
+
+
+def test_environment_from_the_command_line_and_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROM_HERE", "x y")
+    monkeypatch.delenv("NOT_HERE", raising=False)
+    line = ["run", "-e", "A=b=c", "-e", "FROM_HERE", "-e", "NOT_HERE"]
+    options = process_options(build_parser().parse_args(line), ["env"])
+    assert options.environment == ("A=b=c", "FROM_HERE=x y")
+    assert options.terminal_size is None
+
+
+def test_a_relative_working_directory_is_refused() -> None:
+    with pytest.raises(UvmError, match="not an absolute path"):
+        process_options(build_parser().parse_args(["run", "-w", "tmp"]), [])
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (["ps", "nosuch"], "no VM named nosuch is running"),
+        (["stacks"], "no VM is running; `uvm boot` starts one"),
+        (["exec", "x"], "nothing to run"),
+        (["run", "--detach"], "--detach needs --name"),
+        (["run", "--image-dir", "/nonexistent"], "run `make all`"),
+        (["run", "/nonexistent/rootfs", "--kernel", "/dev/null"], "/dev/null does not exist"),
+    ],
+)
+def test_our_own_failures_are_one_line(
+    line: list[str], text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line) == EXIT_FAILURE
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("uvm: ")
+    assert text in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_no_vms_are_no_rows(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["ps"]) == 0
+    assert capfd.readouterr().out.split() == ["VM", "CONTAINER", "PID", "COMMAND"]
+    assert main(["ps", "--json"]) == 0
+    assert capfd.readouterr().out == "[]\n"
+
+
+def test_a_wrong_command_line_is_our_own_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--nonsense"]) == EXIT_FAILURE
+    assert "unrecognized arguments" in capfd.readouterr().err
+
+
+# --- streams --------------------------------------------------------------------------------
+
+
+def read_all(descriptor: int) -> bytes:
+    data = b""
+    while chunk := os.read(descriptor, 1 << 16):
+        data += chunk
+    os.close(descriptor)
+    return data
+
+
+async def test_input_is_copied_and_half_closed() -> None:
+    ours, guest = socket.socketpair()
+    read, write = os.pipe()
+    relay = InputRelay(read, ours)
+    relay.start()
+    data = os.urandom(300_000)
+
+    def feed() -> None:
+        with os.fdopen(write, "wb") as file:
+            file.write(data)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    received = b""
+    while chunk := await asyncio.to_thread(guest.recv, 1 << 16):
+        received += chunk
+    feeder.join()
+    assert received == data
+    guest.sendall(b"still open")
+    assert ours.recv(100) == b"still open"
+    relay.stop()
+    os.close(read)
+    ours.close()
+    guest.close()
+
+
+async def test_input_that_never_ends_does_not_hold_up_the_end() -> None:
+    ours, guest = socket.socketpair()
+    read, write = os.pipe()
+    relay = InputRelay(read, ours)
+    relay.start()
+    relay.stop()
+    os.write(write, b"for somebody else")
+    assert os.read(read, 100) == b"for somebody else"
+    for descriptor in (read, write):
+        os.close(descriptor)
+    ours.close()
+    guest.close()
+
+
+async def test_a_guest_that_reads_no_more_ends_the_input() -> None:
+    ours, guest = socket.socketpair()
+    read, write = os.pipe()
+    relay = InputRelay(read, ours)
+    relay.start()
+    guest.close()
+    os.write(write, b"x")
+    relay.stop()
+    for descriptor in (read, write):
+        os.close(descriptor)
+    ours.close()
+
+
+async def test_output_is_copied_to_its_end_and_the_stream_closed() -> None:
+    ours, guest = socket.socketpair()
+    read, write = os.pipe()
+    relay = OutputRelay(ours, write)
+    relay.start()
+    collected = asyncio.create_task(asyncio.to_thread(read_all, read))
+    data = os.urandom(300_000)
+    await asyncio.to_thread(guest.sendall, data)
+    guest.shutdown(socket.SHUT_WR)
+    await relay.drain(60)
+    os.close(write)
+    assert await collected == data
+    # The guest waits for this before it reports that the process ended.
+    assert guest.recv(1) == b""
+    ours.close()
+    guest.close()
+
+
+async def test_output_held_open_by_somebody_else_is_given_up() -> None:
+    ours, guest = socket.socketpair()
+    read, write = os.pipe()
+    relay = OutputRelay(ours, write)
+    relay.start()
+    guest.sendall(b"last words")
+    assert await asyncio.to_thread(os.read, read, 100) == b"last words"
+    await relay.drain(0.01)
+    guest.close()
+    await relay.drain(60)
+    for descriptor in (read, write):
+        os.close(descriptor)
+    ours.close()
+
+
+async def test_a_guest_is_told_that_nobody_reads_its_output() -> None:
+    ours, guest = socket.socketpair()
+    read, write = os.pipe()
+    os.close(read)
+    relay = OutputRelay(ours, write)
+    relay.start()
+    guest.sendall(b"x")
+    await relay.drain(60)
+    with pytest.raises(BrokenPipeError):
+        guest.sendall(b"x")
+    os.close(write)
+    ours.close()
+    guest.close()
