@@ -88,10 +88,12 @@ class PipeRelay:
     ) -> None:
         """Deliver what the process wrote before its exit, and end the connections (spec 4.9).
 
+        They are closed when the host has closed its ends, which nobody waits for here.
+
         drain_seconds: for how long a background child that holds stdout or stderr open is still
             served.  Afterwards it can go on writing, to nowhere, until close().
-        stall_seconds: after so long without a byte taken by the host, or without the host closing
-            its end, the host is given up, with a log line.
+        stall_seconds: after so long without a byte taken by the host, the host is given up, with a
+            log line.
 
         To be called after attach(): without connections nothing is delivered.  When cancelled,
         everything is closed at once.

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: A host that is alive closes its end as soon as it has read EOF.
+LINGER_SECONDS = 60.0
+
 
 class Sink(Protocol):
     """The writing half of a copy; whatever survives a lost connection can stand behind it."""
@@ -29,11 +32,10 @@ class Sink(Protocol):
         ...
 
     def end(self) -> None:
-        """No more bytes will come."""
-        ...
+        """No more bytes will come: see to it that the other side gets what was written, and EOF.
 
-    async def closed(self) -> None:
-        """Wait, after end(), until the other side knows that there are no more bytes."""
+        The sink needs no owner from now on; close() would cut that short.
+        """
         ...
 
     def close(self) -> None:
@@ -55,9 +57,6 @@ class NullSink:
 
     def end(self) -> None:
         """See Sink.end."""
-
-    async def closed(self) -> None:
-        """See Sink.closed."""
 
     def close(self) -> None:
         """See Sink.close."""
@@ -96,9 +95,6 @@ class DescriptorSink:
         """See Sink.end; the reader of a pipe sees EOF behind the last byte."""
         self.close()
 
-    async def closed(self) -> None:
-        """See Sink.closed."""
-
     def close(self) -> None:
         """See Sink.close."""
         if self._descriptor < 0:
@@ -115,15 +111,19 @@ class SocketSink:
     Args:
         connection: A non-blocking connected stream socket.
         name: Whose stream it is, for the log.
+        linger_seconds: For how long, after the end, the host may leave its side open.
     """
 
-    __slots__ = ("_closed", "_connection", "_loop", "_name")
+    __slots__ = ("_connection", "_linger", "_linger_seconds", "_loop", "_name")
 
-    def __init__(self, connection: socket.socket, name: str) -> None:
+    def __init__(
+        self, connection: socket.socket, name: str, linger_seconds: float = LINGER_SECONDS
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._name = name
-        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._linger_seconds = linger_seconds
+        self._linger: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes | memoryview) -> int:
         """See Sink.write."""
@@ -136,15 +136,16 @@ class SocketSink:
         """See Sink.when_writable."""
         if callback is not None:
             self._loop.add_writer(self._connection.fileno(), callback)
-        elif not self._closed.done():
+        elif self._connection.fileno() >= 0:
             self._loop.remove_writer(self._connection.fileno())
 
     def end(self) -> None:
         """Half close, then wait in the background for the host to close its side (spec 4.9).
 
-        Closing at once could cost the host what it has not read yet.
+        Closing at once could cost the host what it has not read yet.  Nobody waits for this: a
+        host that leaves its side open must not delay the report of an exit.
         """
-        if self._closed.done():
+        if self._connection.fileno() < 0 or self._linger is not None:
             return
         try:
             self._connection.shutdown(socket.SHUT_WR)
@@ -153,19 +154,23 @@ class SocketSink:
             self.close()
             return
         self._loop.add_reader(self._connection.fileno(), self._host_answered)
-
-    async def closed(self) -> None:
-        """See Sink.closed."""
-        await asyncio.shield(self._closed)
+        self._linger = self._loop.call_later(self._linger_seconds, self._host_stayed)
 
     def close(self) -> None:
         """See Sink.close."""
-        if self._closed.done():
+        if self._connection.fileno() < 0:
             return
+        if self._linger is not None:
+            self._linger.cancel()
         self._loop.remove_reader(self._connection.fileno())
         self._loop.remove_writer(self._connection.fileno())
         self._connection.close()
-        self._closed.set_result(None)
+
+    def _host_stayed(self) -> None:
+        logger.warning(
+            "%s: the host did not close its end within %g s", self._name, self._linger_seconds
+        )
+        self.close()
 
     def _host_answered(self) -> None:
         try:

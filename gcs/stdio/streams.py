@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 # For how long a background child that keeps the output open can delay the report of an exit.
 DRAIN_SECONDS = 1.0
 
-# For how long a host that takes no bytes, or does not close its end, can delay it: just under the
-# longest time-out of the agent (4 minutes), since bytes are lost after it.
+# For how long a host that takes no bytes can delay it: just under the longest time-out of the agent
+# (4 minutes), since bytes are lost after it.
 STALL_SECONDS = 230.0
 
 
@@ -116,10 +116,11 @@ class OutputStream:
                 stall_seconds,
                 lost,
             )
+            self._sink.close()
             self._copier.replace_sink(NullSink())
-        else:
-            await self._end_output(give_up, stall_seconds)
-        self._sink.close()
+        elif not await self._copier.ended(give_up - asyncio.get_running_loop().time()):
+            logger.info("%s: another process keeps it open; what it writes is dropped", self._name)
+            self._end_sink()
 
     def close(self) -> None:
         """Close everything at once; may be called again."""
@@ -127,25 +128,17 @@ class OutputStream:
         self._sink.close()
         self._release_source()
 
-    async def _end_output(self, give_up: float, stall_seconds: float) -> None:
-        if not await self._copier.ended(give_up - asyncio.get_running_loop().time()):
-            logger.info("%s: another process keeps it open; what it writes is dropped", self._name)
-            self._copier.replace_sink(NullSink())
-            self._sink.end()
-        try:
-            async with asyncio.timeout(stall_seconds):
-                await self._sink.closed()
-        except TimeoutError:
-            logger.warning(
-                "%s: the host did not close its end within %g s", self._name, stall_seconds
-            )
-
     def _process_ended_output(self, error: OSError | None) -> None:
         # EIO is how the master of a terminal says that the last slave was closed.
         if error is not None and error.errno != errno.EIO:
             logger.warning("%s: cannot read: %s", self._name, error)
         self._release_source()
-        self._sink.end()
+        self._end_sink()
+
+    def _end_sink(self) -> None:
+        sink, self._sink = self._sink, NullSink()
+        self._copier.replace_sink(self._sink)
+        sink.end()
 
     def _host_lost(self, error: OSError) -> None:
         logger.warning(
