@@ -1,0 +1,1 @@
+"""`make bench`: boots the image and measures it; see docs/benchmarks.md."""
