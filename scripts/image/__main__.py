@@ -49,6 +49,7 @@ class Steps:
         tree = archive.read(chosen, self._build / "unpacked" / "base")
         tree.merge(archive.read(self._out / "delta.tar.gz", self._build / "unpacked" / "delta"))
         base.complete(tree)
+        tree.share_equal_files()
         with archive.replacing(self._build / "initrd.cpio") as out:
             cpio.write(tree, out, self._options.epoch)
 

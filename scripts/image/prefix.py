@@ -166,22 +166,21 @@ class PythonPrefix:
         for path in extensions:
             target = self._folder / self._inside(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._install_library(path, target)
+            shutil.copyfile(path, target)
+            target.chmod(0o755)
+            if not path.is_relative_to(self._full):  # Debian's are stripped already
+                run(["strip", "--strip-unneeded", target])
+            if elf.dynamic(target.read_bytes()).search:
+                run(["patchelf", "--remove-rpath", target])
         libraries = elf.Libraries([self._full]).closure([python, *extensions])
         for name, (path, _) in sorted(libraries.items()):
-            self._install_library(path, self._lib / name)
+            shutil.copyfile(path, self._lib / name)
+            (self._lib / name).chmod(0o755)
         interpreter = f"{PREFIX}/lib/{LOADER}"
         run(["patchelf", "--set-interpreter", interpreter, python])
         # DT_RPATH, unlike DT_RUNPATH, holds for the libraries of libraries, too, and comes before
         # LD_LIBRARY_PATH; so the libraries themselves need no patching.
         run(["patchelf", "--force-rpath", "--set-rpath", f"{PREFIX}/lib", python])
-
-    def _install_library(self, source: Path, target: Path) -> None:
-        shutil.copyfile(source, target)
-        target.chmod(0o755)
-        run(["strip", "--strip-unneeded", "--enable-deterministic-archives", target])
-        if elf.dynamic(target.read_bytes()).search:
-            run(["patchelf", "--remove-rpath", target])
 
     def _check_libraries(self) -> None:
         """Fail when anything in the prefix would make the loader look outside it."""

@@ -6,6 +6,7 @@ and device nodes and owners need no privileges.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _MAX_SYMLINKS = 40
 """Symbolic links followed in one path before it counts as a loop, as in the kernel."""
+
+_SHARED_SIZE = 65536
+"""Bytes from which equal files become hard links; below, it is not worth a surprise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,17 @@ class Tree:
         """Lay another tree over this one."""
         for path, node in other:
             self.put(path, node)
+
+    def share_equal_files(self) -> None:
+        """Make hard links of regular files with the same content and mode.
+
+        A base from Debian has the C library that the prefix has, too.
+        """
+        seen: dict[tuple[int, str], Node] = {}
+        for path, node in self:
+            if stat.S_ISREG(node.mode) and node.size >= _SHARED_SIZE:
+                key = (node.mode, hashlib.sha256(node.read()).hexdigest())
+                self.nodes[path] = seen.setdefault(key, node)
 
     def add_disk_tree(self, root: Path, below: str = "") -> None:
         """Add everything below a directory on disk, under the path `below`.

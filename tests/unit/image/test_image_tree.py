@@ -87,6 +87,18 @@ def test_a_hard_link_needs_its_target() -> None:
         tree.link("a", "b")
 
 
+def test_equal_files_are_stored_once_when_they_are_big() -> None:
+    tree = Tree()
+    for name in ("a", "b"):
+        tree.put(f"lib/{name}", regular(b"x" * 70_000, 0o755))
+        tree.put(f"etc/{name}", regular(b"x", 0o644))
+    tree.put("lib/c", regular(b"x" * 70_000, 0o644))
+    tree.share_equal_files()
+    assert tree.nodes["lib/a"] is tree.nodes["lib/b"]
+    assert tree.nodes["lib/a"] is not tree.nodes["lib/c"]
+    assert tree.nodes["etc/a"] is not tree.nodes["etc/b"]
+
+
 def test_set_id_bits_survive_for_root_only() -> None:
     setuid = stat.S_ISUID | stat.S_ISGID | 0o755
     assert mode_for_root(setuid, 0, 0) == setuid
