@@ -65,14 +65,14 @@ class Bundle:
 
         What the host has put into the directory, such as a root file system, stays.
         """
-        for path in self._written:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-        if self._made_directory:
-            try:
+        try:
+            for path in self._written:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            if self._made_directory:
                 os.rmdir(self.path)
-            except OSError as error:
-                logger.warning("bundle of a failed container is left: %s", error)
+        except OSError as error:
+            logger.warning("bundle of a failed container is left: %s", error)
 
 
 def remove_tree(path: str) -> list[str]:

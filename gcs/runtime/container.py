@@ -14,6 +14,7 @@ from gcs.protocol.errors import (
     GcsError,
     InvalidStateError,
     NotFoundError,
+    SystemAlreadyExistsError,
     SystemAlreadyStoppedError,
     SystemNotFoundError,
 )
@@ -127,10 +128,12 @@ class Container:
             child, console = await self._runtime.create(
                 self.id, bundle, None if pipes is None else pipes.child
             )
-        except BaseException:
+        except BaseException as error:
             if pipes is not None:
                 pipes.close()
-            await self._remove_failed()
+            # Not what somebody else has made under this id.
+            if not isinstance(error, SystemAlreadyExistsError):
+                await self._remove_failed()
             raise
         name = f"container {self.id}"
         relay = pipes if console is None else TtyRelay(name, console)
@@ -208,8 +211,9 @@ class Container:
         )
         started.on_settled = lambda: self._forget_collected(started)
         if self.status is Status.DELETED:
-            # Deleted in the meantime: nobody could find the process.
             started.kill()
+            await started.end(KILL_LIMIT)
+            raise SystemNotFoundError(f"container {self.id} was deleted in the meantime")
         self._processes[child.pid] = started
         return child.pid
 
@@ -322,7 +326,9 @@ class Container:
         """Note the end of the init, and kill what it leaves when it had no pid namespace."""
         if self.status is Status.DELETED:
             return
-        self.status = Status.TERMINATED
+        # A start that is in progress has yet to attach the streams that are drained next.
+        async with self._lock:
+            self.status = Status.TERMINATED
         if not self._has_own_pid_namespace():
             await self._runtime.kill(self.id, signals.SIGKILL, everything=True)
 

@@ -22,11 +22,11 @@ KILLED: Final = 0xFFFF_FFFF
 
 
 def command_of(parameters: ProcessParameters) -> list[str]:
-    """Return the argument vector.
+    """Check what is to be run, and return its argument vector.
 
     Raises:
         GcsError: There is none, or a command line that is no sequence of shell words.
-        InvalidArgumentError: A NUL byte in an argument.
+        InvalidArgumentError: A NUL byte, or a name that no environment variable can have.
     """
     arguments = list(parameters.command_args)
     if not arguments:
@@ -41,28 +41,37 @@ def command_of(parameters: ProcessParameters) -> list[str]:
     if not arguments:
         raise GcsError("neither CommandArgs nor CommandLine names a program to run")
     check_arguments(arguments, "the command")
+    check_arguments([parameters.working_directory], "the working directory")
+    for name, value in parameters.environment.items():
+        check_arguments((name, value), "the environment")
+        if not name or "=" in name:
+            raise InvalidArgumentError(f"environment variable {name!r} has no valid name")
     return arguments
 
 
 def start_external(
-    children: Children, parameters: ProcessParameters, sockets: StdioSockets
+    children: Children,
+    arguments: list[str],
+    parameters: ProcessParameters,
+    sockets: StdioSockets,
 ) -> Process:
-    """Start a process of the VM; the sockets are closed here in any case but a terminal's.
+    """Start a process of the VM.
+
+    Args:
+        children: Starts it.
+        arguments: As :func:`command_of` returns them.
+        parameters: Environment, directory, and whether it gets a terminal.
+        sockets: Its streams, taken over, also when this fails.
 
     Raises:
         GcsError: The program can't be run.
-        InvalidArgumentError: A NUL byte, or a name that no environment variable can have.
     """
-    arguments = command_of(parameters)
-    _check_environment(parameters.environment)
-    check_arguments([parameters.working_directory], "the working directory")
+    start = _start_with_terminal if parameters.emulate_console else _start_with_sockets
     try:
-        if parameters.emulate_console:
-            return _start_with_terminal(children, arguments, parameters, sockets)
-        return _start_with_sockets(children, arguments, parameters, sockets)
+        return start(children, arguments, parameters, sockets)
     except OSError as error:
         where = f" in {parameters.working_directory}" if parameters.working_directory else ""
-        raise GcsError(f"cannot run {arguments[0]}{where}: {error.strerror}") from error
+        raise GcsError(f"cannot run {arguments[0]!r}{where}: {error.strerror}") from error
     finally:
         sockets.close()
 
@@ -85,13 +94,6 @@ def find_program(name: str) -> str:
 def exit_code(status: ExitStatus) -> int:
     """Return the exit code on the wire of a process of the VM."""
     return KILLED if status.signal else status.code
-
-
-def _check_environment(environment: dict[str, str]) -> None:
-    for name, value in environment.items():
-        check_arguments((name, value), "the environment")
-        if not name or "=" in name:
-            raise InvalidArgumentError(f"environment variable {name!r} has no valid name")
 
 
 def _start_with_sockets(

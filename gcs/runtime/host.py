@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from gcs.protocol.errors import (
     GcsError,
-    InvalidJsonError,
     InvalidStateError,
     NotFoundError,
     SystemAlreadyExistsError,
@@ -20,7 +19,7 @@ from gcs.protocol.requests import UVM_ID
 from gcs.protocol.settings import ADD
 from gcs.runtime.bundle import CONFIG, Bundle, check_path
 from gcs.runtime.container import Container, Status
-from gcs.runtime.external import start_external
+from gcs.runtime.external import command_of, start_external
 from gcs.runtime.properties import read_properties
 from gcs.runtime.resources import CONTAINER_CONSTRAINTS, read_settings
 from gcs.runtime.spec import (
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOWEST_SCHEMA: Final = (2, 1)
 # For each process that has to end with the agent.
 _CLOSE_SECONDS: Final = 10.0
 
@@ -104,14 +102,11 @@ class Host:
 
         Raises:
             InvalidArgumentError: The id, or a path, is not valid.
-            InvalidJsonError: Schema below 2.1, or no proper specification.
+            InvalidJsonError: No proper specification.
             SystemAlreadyExistsError: The id is taken.
             GcsError: The container can't be made; nothing is left of it.
         """
         check_container_id(container_id)
-        version = (settings.schema_version.major, settings.schema_version.minor)
-        if version < _LOWEST_SCHEMA:
-            raise InvalidJsonError("invalid schema version {}.{}: 2.1 is needed".format(*version))
         document, view = read_specification(settings.oci_specification)
         path = check_path(settings.oci_bundle_path, "OciBundlePath")
         scratch = settings.scratch_dir_path
@@ -325,8 +320,9 @@ class Host:
             raise
 
     async def _execute_external(self, parameters: ProcessParameters, ports: StdioPorts) -> int:
+        arguments = command_of(parameters)
         sockets = await connect(self._transport, ports)
-        process = start_external(self._children, parameters, sockets)
+        process = start_external(self._children, arguments, parameters, sockets)
         process.on_settled = lambda: self._forget_external(process)
         self._externals[process.pid] = process
         return process.pid

@@ -1,4 +1,4 @@
-"""Fixtures of the functional tests."""
+"""Fixtures for several areas."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.fakehost import HostConnection, Rig, rig
+from tests.support.rootfs import build_rootfs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def busybox_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system for containers, which tests share."""
+    return build_rootfs(tmp_path_factory.mktemp("rootfs"))
 
 
 @pytest.fixture
