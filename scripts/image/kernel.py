@@ -91,8 +91,11 @@ CARRIED = (
 )
 """Modules in the image: those above, and what devices and file systems of ours can ask for."""
 
-_ON_DEMAND = ("crc32c_generic", "ext4", "loop", "virtio_blk", "virtio_net")
-"""Not loaded at boot, but soon after in nearly every VM; like those, they are not compressed."""
+_SOON = ("crc32c_generic", "dm-mod", "ext4")
+"""Big, and not loaded at boot, but soon after in many VMs; like those, they are not compressed."""
+
+_BIG = 300_000
+"""Bytes from which a module that is rarely loaded is compressed."""
 
 _SETUP_MAGIC = b"HdrS"
 _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
@@ -147,16 +150,19 @@ class Kernel:
         folder.mkdir(parents=True)
         for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
             shutil.copyfile(source / name, folder / name)
-        plain = set(_with_dependencies(source, (*LOAD_AT_BOOT, *_ON_DEMAND)))
+        plain = set(_with_dependencies(source, (*LOAD_AT_BOOT, *_SOON)))
         for path in _with_dependencies(source, CARRIED):
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             # Without type information (and so without Debian's signature) a module loads in two
             # thirds of the time.
             run(["objcopy", "--strip-debug", "--remove-section=.BTF", path, target])
-            if path not in plain:
-                # A megabyte more or less in the initrd is 15 ms of boot time under emulation.
-                run(["zstd", "-q", "-19", "--single-thread", "--rm", target])
+            if path not in plain and target.stat().st_size > _BIG:
+                # A megabyte more or less in the initrd is 15 ms of boot time under emulation. Both
+                # kmod and busybox unpack xz, the latter with this check only.
+                packed = lzma.compress(target.read_bytes(), check=lzma.CHECK_CRC32)
+                target.with_name(f"{target.name}.xz").write_bytes(packed)
+                target.unlink()
         run(["depmod", "-b", self._work, self.release])
         return _tree(folder, f"lib/modules/{self.release}")
 

@@ -87,6 +87,7 @@ class PythonPrefix:
         self._folder = self._lib / "python3.11"
         self._work = work
         self._guest = Path(__file__).parent / "guest"
+        self._substitutes = self._guest / "substitutes"
 
     def build(self) -> Tree:
         """Build and check the prefix, and return it as a tree."""
@@ -107,7 +108,7 @@ class PythonPrefix:
         return tree
 
     def _trace(self, names: list[str]) -> dict[str, Module]:
-        folders = [str(self._repository), str(self._site_packages)]
+        folders = [str(self._substitutes), str(self._repository), str(self._site_packages)]
         code = (self._guest / "trace.py").read_text()
         words = ["-IS", "-B", "-X", "utf8", "-c", code, *folders, "--", *LEFT_OUT, "--", *names]
         found = {}
@@ -150,7 +151,7 @@ class PythonPrefix:
     def _inside(self, path: Path) -> Path:
         """Return where a file lies below the directory that sys.path names."""
         stdlib = self._full / "usr/lib/python3.11"
-        for folder in (stdlib, self._site_packages, self._repository):
+        for folder in (self._substitutes, stdlib, self._site_packages, self._repository):
             if path.is_relative_to(folder):
                 return path.relative_to(folder)
         raise BuildError(f"{path}: an imported module outside the known directories")

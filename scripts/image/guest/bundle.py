@@ -5,6 +5,9 @@ The file, beside this module, is: length of the table (4 bytes, little endian), 
 (is a package, offset, length), or, for an extension module, to its path. Under emulation this
 makes the imports of the agent a quarter faster than a directory of .pyc files does.
 
+Some modules are imported by others for rare occasions, at a price that each start would pay: those
+in LAZY run when something in them is used first.
+
 This is imported while the interpreter starts, so it may use built-in modules only.
 """
 
@@ -13,13 +16,46 @@ import posix
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
+from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
+else:
+    ModuleType = type(sys)
 
 FILE = __file__.rpartition("/")[0] + "/modules.bundle"
 FOLDER = FILE.rpartition("/")[0]
+
+LAZY = frozenset(
+    {
+        "ast",
+        "asyncio.sslproto",
+        "asyncio.staggered",
+        "dis",
+        "inspect",
+        "linecache",
+        "locale",
+        "msgspec.inspect",
+        "textwrap",
+        "tokenize",
+        "traceback",
+    }
+)
+
+_running = RLock()
+
+
+class LazyModule(ModuleType):
+    """A module whose code has not run."""
+
+    def __getattr__(self, name: str) -> object:
+        """Run the code; only called for a name the module does not have yet."""
+        with _running:
+            if type(self) is LazyModule:
+                self.__class__ = ModuleType  # type: ignore[assignment]
+                exec(IMPORTER.get_code(self.__name__), self.__dict__)
+        return getattr(self, name)
 
 
 class BundleImporter:
@@ -42,11 +78,14 @@ class BundleImporter:
             spec.submodule_search_locations = [f"{FOLDER}/{name.replace('.', '/')}"]
         return spec
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Let the import system make an ordinary module."""
+    def create_module(self, spec: ModuleSpec) -> "ModuleType | None":
+        """Make a lazy module, or let the import system make an ordinary one."""
+        return LazyModule(spec.name) if spec.name in LAZY else None
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Run a module's code."""
+        """Run a module's code, except a lazy one's."""
+        if module.__name__ in LAZY:
+            return
         exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, name: str) -> "CodeType":
@@ -65,4 +104,5 @@ def _read(offset: int, length: int) -> bytes:
         posix.close(file)
 
 
-sys.meta_path.insert(0, BundleImporter())
+IMPORTER = BundleImporter()
+sys.meta_path.insert(0, IMPORTER)

@@ -36,6 +36,9 @@ def _main() -> None:
     for name in names:
         sys.excepthook = _Report(name)
         _import(name)
+    for name in sorted(sys.modules):
+        sys.excepthook = _Report(name)
+        hasattr(sys.modules[name], "_any")  # makes a lazy module run
     sys.excepthook = sys.__excepthook__
     for name, module in sorted(sys.modules.items()):
         spec = getattr(module, "__spec__", None)

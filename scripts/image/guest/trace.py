@@ -1,8 +1,9 @@
 """Import modules and print what got imported from files: name, file, and `package` or nothing.
 
-Arguments: directories to append to sys.path, `--`, names that must not be imported, `--`, names
-to import. A name whose last part is an attribute of the module before it is fine. Nothing is
-imported here that the modules themselves do not import, as it would show up in the list.
+Arguments: a directory to put before sys.path, directories to append to it, `--`, names that must
+not be imported, `--`, names to import. A name whose last part is an attribute of the module before
+it is fine. Nothing is imported here that the modules themselves do not import, as it would show up
+in the list.
 """
 
 import sys
@@ -42,7 +43,8 @@ class _Report:
 
 def _main() -> None:
     folders, left_out, names = _split(sys.argv[1:])
-    sys.path += folders
+    sys.path[:0] = folders[:1]
+    sys.path += folders[1:]
     for name in left_out:
         sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail
     for name in names:
