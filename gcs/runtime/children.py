@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal as signals
 import subprocess  # costs nothing: asyncio has imported it
@@ -20,12 +21,16 @@ from gcs.linux.tty import set_controlling_terminal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+logger = logging.getLogger(__name__)
+
 #: Descriptor argument of :meth:`Children.spawn` that stands for /dev/null.
 NULL = subprocess.DEVNULL
 
 # linux/wait.h: children of the calling thread only.  Orphans are given to the main thread, so with
 # this flag its reaper can't take the status of what a worker thread started with `subprocess`.
 _WNOTHREAD = 0x20000000
+#: Stands for the status of a process that another part of the program has reaped.
+LOST = ExitStatus(code=255)
 # Orphans reaped in one go; more wait for the next turn of the loop.
 _BATCH = 64
 
@@ -64,7 +69,11 @@ class Child:
         """Reap the process if it has ended; return whether it has."""
         if self._pidfd < 0:
             return True
-        status = poll_exit(self._pidfd)
+        try:
+            status = poll_exit(self._pidfd)
+        except ChildProcessError:
+            logger.error("process %d was reaped by somebody else: its exit code is lost", self.pid)
+            status = LOST
         if status is None:
             return False
         self.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
 import os
@@ -266,6 +265,8 @@ class Container:
         """
         async with self._lock:
             self.status = Status.DELETED
+            if not self.init.ended:
+                self._notice.will_be_caused_by(signals.SIGKILL)
             try:
                 await self._remove_from_runtime()
             finally:
@@ -289,12 +290,7 @@ class Container:
                 return
             except GcsError as error:
                 logger.warning("container %s: %s; deleting it by force", self.id, error)
-        with (
-            self._notice.caused_by(signals.SIGKILL)
-            if not self.init.ended
-            else contextlib.nullcontext()
-        ):
-            await self._runtime.delete(self.id, force=True)
+        await self._runtime.delete(self.id, force=True)
 
     async def _end_processes(self) -> None:
         """Wait for the processes, which were killed, and close what they have."""

@@ -73,12 +73,16 @@ class ExitNotice:
         Set before the signal is sent, since the exit may be noticed at once.
         """
         before = self._exit_type
-        self._exit_type = _OF_SIGNAL.get(signal, before)
+        self.will_be_caused_by(signal)
         try:
             yield
         except BaseException:
             self._exit_type = before
             raise
+
+    def will_be_caused_by(self, signal: int) -> None:
+        """Take the exit for the effect of a signal, whatever may come in between."""
+        self._exit_type = _OF_SIGNAL.get(signal, self._exit_type)
 
     def hurry(self) -> None:
         """Wait no longer for somebody to wait."""

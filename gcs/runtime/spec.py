@@ -129,8 +129,8 @@ def edit_standalone(
         "resolv.conf": resolv_conf([], []),
     }
     files = add_network_files(document, view, bundle, contents)
-    if view.linux is None:
-        raise InvalidJsonError("OciSpecification has no linux section")
+    if view.linux is None or view.root is None or not view.root.path:
+        raise InvalidJsonError("OciSpecification has no linux section, or no root.path")
     document["linux"]["cgroupsPath"] = view.linux.cgroups_path = f"/pods/{container_id}"
     document.pop("windows", None)
     return files

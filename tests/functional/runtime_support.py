@@ -123,18 +123,20 @@ class Streams:
 class Machine:
     """A guest: the runtime floor with everything real, and what a host does with it."""
 
-    def __init__(self, directory: Path, rootfs: Path, **runc: Any) -> None:
+    def __init__(
+        self, directory: Path, rootfs: Path, *, children: Children | None = None, **runc: Any
+    ) -> None:
         self.directory = directory
         self.rootfs = rootfs
         self.mark = f"gcstest{os.getpid()}x"
         self.notifications: asyncio.Queue[Notification] = asyncio.Queue()
         self._prefix = os.fspath(directory / "v")
         self._opened: list[Stream] = []
-        children = Children()
+        self.children = children or Children()
         self.host = Host(
             transport=UnixTransport(self._prefix),
-            children=children,
-            runtime=Runc(children, **runc),
+            children=self.children,
+            runtime=Runc(self.children, **runc),
             resources=ResourceTable(make_drivers()),
             publish=self.notifications.put_nowait,
         )

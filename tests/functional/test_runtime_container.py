@@ -162,7 +162,7 @@ async def test_terminal(machine: Machine) -> None:
     assert await streams.stdout.read_until(b"ready\r\n") == b"30 90\r\nready\r\n"
     await machine.host.resize_console(container, pid, 40, 100)
     await streams.stdin.send(b"\n")
-    assert (await streams.stdout.read_all()).endswith(b"40 100\r\n")
+    assert b"40 100\r\n" in await streams.stdout.read_all()
     assert await machine.wait(container, pid) == 6
     await machine.host.resize_console(container, pid, 1, 1)
 
