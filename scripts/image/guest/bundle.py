@@ -43,6 +43,7 @@ LAZY = frozenset(
     }
 )
 
+_ASKED_BY_IMPORTS = frozenset({"__cached__", "__file__", "__path__"})
 _running = RLock()
 
 
@@ -51,6 +52,8 @@ class LazyModule(ModuleType):
 
     def __getattr__(self, name: str) -> object:
         """Run the code; only called for a name the module does not have yet."""
+        if name in _ASKED_BY_IMPORTS:
+            raise AttributeError(name)
         with _running:
             if type(self) is LazyModule:
                 self.__class__ = ModuleType  # type: ignore[assignment]
