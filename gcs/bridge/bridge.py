@@ -102,7 +102,7 @@ class Bridge:
             await asyncio.wait(self._tasks)
 
     async def _serve(
-        self, connect: Callable[[Callable[[Header, bytes | memoryview], None]], Connection]
+        self, connect: Callable[[Callable[[Header, bytes | bytearray], None]], Connection]
     ) -> str:
         session = _Session()
         session.connection = connect(lambda header, body: self._receive(session, header, body))
@@ -115,7 +115,7 @@ class Bridge:
             unsent = session.connection.unsent()
             self._held.extendleft(message for message in reversed(unsent) if message.kept)
 
-    def _receive(self, session: _Session, header: Header, body: bytes | memoryview) -> None:
+    def _receive(self, session: _Session, header: Header, body: bytes | bytearray) -> None:
         request = Request(header, body)
         # Decided here, in the order of arrival: a request right behind NegotiateProtocol is good.
         if not self._enabled:

@@ -43,7 +43,7 @@ class Connection:
         self,
         reader: int,
         writer: int,
-        on_frame: Callable[[Header, bytes | memoryview], None],
+        on_frame: Callable[[Header, bytes | bytearray], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
@@ -60,7 +60,7 @@ class Connection:
 
     @classmethod
     def from_socket(
-        cls, connected: socket, on_frame: Callable[[Header, bytes | memoryview], None]
+        cls, connected: socket, on_frame: Callable[[Header, bytes | bytearray], None]
     ) -> Connection:
         """Make a connection of a connected non-blocking socket, which is taken over."""
         descriptor = connected.detach()
@@ -119,6 +119,10 @@ class Connection:
         except FramingError as error:
             logger.error("the stream from the host is broken: %s", error)
             self.close("malformed frame")
+        except Exception:
+            # A request may have been lost: better a host that knows than one that waits.
+            logger.exception("cannot take in a frame")
+            self.close("internal error")
 
     def _write(self) -> None:
         while self._queue and self.is_open:

@@ -29,7 +29,7 @@ class FrameDecoder:
         self._header: Header | None = None
         self._limit = limit
 
-    def feed(self, data: bytes) -> Iterator[tuple[Header, bytes | memoryview]]:
+    def feed(self, data: bytes) -> Iterator[tuple[Header, bytes | bytearray]]:
         """Add bytes and yield the header and the body of each frame that is complete.
 
         Raises:
@@ -54,11 +54,13 @@ class FrameDecoder:
             return f"{len(self._buffer)} of {HEADER_SIZE} bytes of a header"
         return ""
 
-    def _take_body(self, size: int) -> bytes | memoryview:
+    def _take_body(self, size: int) -> bytes | bytearray:
         if size < _LARGE:
-            body = bytes(memoryview(self._buffer)[HEADER_SIZE:size])
+            small = bytes(memoryview(self._buffer)[HEADER_SIZE:size])
             del self._buffer[:size]
-            return body
-        frame = self._buffer
-        self._buffer = bytearray(memoryview(frame)[size:])
-        return memoryview(frame)[HEADER_SIZE:size]
+            return small
+        body = self._buffer
+        self._buffer = body[size:]
+        del body[size:]
+        del body[:HEADER_SIZE]  # moves the start, not the bytes
+        return body

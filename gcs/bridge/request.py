@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gcs.protocol.decode import convert, decode_any
-from gcs.protocol.errors import GcsError
 from gcs.protocol.frame import type_name
 from gcs.protocol.requests import MessageBase
 
@@ -42,18 +41,18 @@ class Request:
         "when_answered",
     )
 
-    def __init__(self, header: Header, body: bytes | memoryview) -> None:
+    def __init__(self, header: Header, body: bytes | bytearray) -> None:
         self.type = header.type
         self.id = header.id
         self.container_id = ""
         self.activity_id: str | None = None
         self.when_answered: Callable[[], None] | None = None
         self._document: Any = None
-        self._error: GcsError | None = None
+        self._error: Exception | None = None
         try:
             self._document = decode_any(body, self._what)
             base = convert(self._document, MessageBase, self._what)
-        except GcsError as error:
+        except Exception as error:  # noqa: BLE001 - to be answered, whatever it is
             self.activity_id = _find_activity_id(self._document)
             self._document = None
             # Traceback and cause refer to the body, maybe 64 MiB, until the next collection.
@@ -73,6 +72,7 @@ class Request:
 
         Raises:
             InvalidJsonError: The body is not of that form.
+            MemoryError: There is not enough to read it.
         """
         if self._error is not None:
             raise self._error

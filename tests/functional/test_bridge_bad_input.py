@@ -390,6 +390,7 @@ async def test_bodies_of_20_mib(agent: Rig, connection: HostConnection) -> None:
         (MessageType.EXECUTE_PROCESS, b'{"ActivityId":"' + b"A" * size + b'"}', JSON),
         (MessageType.DUMP_STACKS, b"\x00" * size, 0),
         (0x1010FF01, b'{"x":"' + b"A" * size + b'"}', NOT_IMPLEMENTED),
+        (MessageType.START, b'{"x":[' + b"[]," * (size // 3) + b"0]}", JSON),
     ]
     for message_type, body, result in bodies:
         reply = await connection.rpc(message_type, body)

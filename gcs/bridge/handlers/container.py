@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a GetProperties response that are not its properties, generously.
 _FRAME_OF_PROPERTIES = 1024
+#: Of container settings (spec 1.5).
+_LOWEST_SCHEMA = (2, 1)
 #: Resource types whose changes a policy decides on, as far as they are mounts.
 _MOUNTS = frozenset({"MappedVirtualDisk", "MappedDirectory", "VPMemDevice", "CombinedLayers"})
 
@@ -39,6 +41,9 @@ async def create(services: Services, request: Request) -> Response:
     """Create a container."""
     body = request.read(ContainerCreate)
     settings = decode(body.container_config, ContainerSettings, "ContainerConfig")
+    version = (settings.schema_version.major, settings.schema_version.minor)
+    if version < _LOWEST_SCHEMA:
+        raise InvalidJsonError("invalid schema version {}.{}: 2.1 is needed".format(*version))
     services.policy.require("create_container")
     await services.host.create_container(body.container_id, request.activity_id, settings)
     return ContainerCreateResponse()

@@ -13,7 +13,7 @@ from gcs.protocol.frame import Header, MessageType
 from gcs.protocol.requests import ContainerWaitForProcess, MessageBase
 
 
-def request(body: bytes | memoryview) -> Request:
+def request(body: bytes | bytearray) -> Request:
     return Request(Header(MessageType.WAIT_FOR_PROCESS, 16 + len(body), 7), body)
 
 
@@ -41,7 +41,7 @@ def test_the_base_of_a_request(body: bytes, container_id: str, activity_id: str 
 
 def test_the_body_as_a_message() -> None:
     assert request(b'{"ProcessId":3}').read(ContainerWaitForProcess).process_id == 3
-    assert request(memoryview(b'{"ProcessId":3}')).read(ContainerWaitForProcess).process_id == 3
+    assert request(bytearray(b'{"ProcessId":3}')).read(ContainerWaitForProcess).process_id == 3
 
 
 def test_an_error_is_raised_when_the_body_is_read_and_not_before() -> None:
@@ -59,7 +59,7 @@ def test_a_malformed_body_is_not_kept_in_memory() -> None:
     watched = weakref.ref(body)
     gc.disable()
     try:
-        made = request(memoryview(body))
+        made = request(body)
         del body
         assert watched() is None
     finally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, strategies as st
 
-from gcs.protocol.decode import canonical, convert, decode, decode_any
+from gcs.protocol.decode import MAX_VALUES, canonical, convert, decode, decode_any
 from gcs.protocol.errors import InvalidJsonError
 from gcs.protocol.hresult import HResult
 from gcs.protocol.oci import Specification
@@ -27,6 +27,8 @@ from gcs.protocol.requests import (
 from gcs.protocol.settings import CombinedLayers, MappedVirtualDisk, NetworkAdapter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import msgspec
 
 TYPES: list[type[msgspec.Struct]] = [
@@ -125,6 +127,21 @@ def test_signals_of_32_bits() -> None:
 def test_what_is_no_json(document: bytes) -> None:
     with pytest.raises(InvalidJsonError):
         decode(document, MessageBase, "body")
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b'"a",', b"0,"])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, bytes.decode])
+def test_documents_that_would_not_fit_into_memory(
+    unit: bytes, kind: Callable[[bytes], bytes]
+) -> None:
+    document = b'{"ContainerId":[' + unit * MAX_VALUES + b"0]}"
+    with pytest.raises(InvalidJsonError, match="more than"):
+        decode_any(kind(document), "body")
+
+
+def test_long_texts_are_no_many_values() -> None:
+    document = b'{"ContainerId":"' + b"a" * (8 << 20) + b'"}'
+    assert len(decode(document, MessageBase, "body").container_id) == 8 << 20
 
 
 def test_invalid_utf8_becomes_the_replacement_character() -> None:
