@@ -58,7 +58,7 @@ $(VENV)/.complete: pyproject.toml
 			$$missing; \
 	fi
 	@[ -x $(PYTHON) ] || /usr/bin/python3 -m venv $(VENV)
-	$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[host,dev]'
+	$(PYTHON) -m pip install -q --disable-pip-version-check --use-pep517 -e '.[host,dev]'
 	@touch $@
 
 # --- image ----------------------------------------------------------------------------------
@@ -96,11 +96,12 @@ out/busybox.tar: $(BUILDER) | setup
 
 # --- everyday work --------------------------------------------------------------------------
 
-WORTH_SEEING := uname -a; echo "host name: $$(hostname)"; grep MemTotal /proc/meminfo; \
-	echo "memory limit: $$(cat /sys/fs/cgroup/memory.max)"
+WORTH_SEEING := echo "kernel:       $$(uname -sr)"; echo "host name:    $$(hostname)"; \
+	echo "memory limit: $$(cat /sys/fs/cgroup$$(cut -d: -f3 /proc/self/cgroup)/memory.max) bytes"
 
 run: setup vm
-	$(VENV)/bin/uvm run --timings out/busybox.tar -- /bin/sh -c '$(WORTH_SEEING)'
+	@$(VENV)/bin/uvm run --timings --memory-limit 128 --hostname a-container out/busybox.tar \
+		-- /bin/sh -c '$(WORTH_SEEING)'
 
 test: setup all
 	$(PYTHON) -m pytest tests/unit

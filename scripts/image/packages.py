@@ -35,7 +35,7 @@ class PackageCache:
         with locked(self._root / "download.lock"):
             missing = [name for name in wanted if self._deb(name) is None]
             if missing:
-                print(f"downloading {len(missing)} Debian packages", flush=True)
+                print("downloading from Debian:", *missing, flush=True)
                 run(["apt-get", *_APT_OPTIONS, "download", *missing], cwd=self._debs)
         found = {name: self._deb(name) for name in wanted}
         files = {name: deb for name, deb in found.items() if deb is not None}
