@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from gcs.agent import Agent, Options
 from gcs.flags import Flag, FlagError, HelpRequested, parse, usage
+from gcs.init.launch import ensure_standard_descriptors
 from gcs.logs import LOG_FORMATS, LOG_LEVELS, set_up
 from gcs.policy.stance import STANCES
 from gcs.transport import parse_transport
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
 PROGRAM = "gcs"
+FAILURE_STATUS = 1
 USAGE_STATUS = 2
 MEBIBYTE = 1024 * 1024
 
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     # Nothing that start-up makes is garbage; see Agent for when it is switched on again.
     gc.disable()
+    ensure_standard_descriptors()
     try:
         values, _ = parse(FLAGS, sys.argv[1:] if argv is None else argv)
     except HelpRequested:
@@ -91,11 +93,11 @@ def main(argv: list[str] | None = None) -> int:
         )
     except OSError as error:
         sys.stderr.write(f"cannot open the log file {values['logfile']}: {error.strerror}\n")
-        return os.EX_OK + 1
+        return FAILURE_STATUS
     try:
         return asyncio.run(Agent(options, logs).run())
     except Exception:  # noqa: BLE001 - the last words must be a log entry
         sys.excepthook(*sys.exc_info())
-        return 1
+        return FAILURE_STATUS
     finally:
         logs.close()

@@ -298,3 +298,21 @@ async def test_all_flags_of_the_reference_are_accepted(host: FakeHost, tmp_path:
     assert (await connection.rpc(MessageType.START, {})).result == 0
     assert await agent.stop() == 0
     assert agent.entries
+
+
+async def test_started_without_standard_descriptors(host: FakeHost) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        'exec "$@" <&- >&- 2>&-',
+        "sh",
+        sys.executable,
+        "-m",
+        "gcs",
+        *JSON,
+        *transport(host),
+    )
+    connection = await host.negotiated()
+    assert (await connection.rpc(MessageType.START, {})).result == 0
+    process.terminate()
+    assert await process.wait() == 0
