@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 PROCESS_LIST: Final = "ProcessList"
 STATISTICS: Final = "Statistics"
 
-_ROOT: Final = "/sys/fs/cgroup"
 # Any of them lists all processes; on cgroup v1 a container is in all that exist.
 _LISTING_CONTROLLERS: Final = ("pids", "memory", "cpu", "freezer", "systemd")
 _NO_LIMIT: Final = 2**64 - 1
@@ -35,86 +34,105 @@ async def read_properties(cgroup: str, query: PropertyQuery) -> Properties:
         cgroup: Path of the container's control group below the root of the hierarchies.
         query: Types of properties.
     """
+    group = ControlGroup(cgroup)
     properties = Properties()
     for name in query.property_types:
         if name == PROCESS_LIST:
-            pids = await asyncio.to_thread(read_processes, cgroup)
+            pids = await asyncio.to_thread(group.processes)
             properties.process_list = [ProcessDetails(process_id=pid) for pid in pids]
         elif name == STATISTICS:
-            properties.metrics = await asyncio.to_thread(read_metrics, cgroup)
+            properties.metrics = await asyncio.to_thread(group.metrics)
         else:
             logger.warning("property type %r is not supported", name[:100])
     return properties
 
 
-def read_processes(cgroup: str) -> list[int]:
-    """Return the processes of a control group and of those below it; blocking."""
-    pids: set[int] = set()
-    for directory, _, _ in os.walk(_directory(cgroup, *_LISTING_CONTROLLERS)):
-        pids.update(int(line) for line in _read(directory, "cgroup.procs").split())
-    return sorted(pids)
+class ControlGroup:
+    """Reads a control group of either version; methods block.
 
+    A file that does not exist counts as empty or zero, as does everything of a group that is gone.
 
-def read_metrics(cgroup: str) -> dict[str, Any]:
-    """Return memory, cpu and pids of a control group in the form of cgroup v1 metrics; blocking.
-
-    A file that does not exist counts as zero, as does everything of a group that is gone.
+    Args:
+        path: Below the root of the hierarchies, such as ``/pods/<container id>``.
+        root: Where the hierarchies are mounted.
     """
-    memory, cpu = _metrics_v2(cgroup) if _unified() else _metrics_v1(cgroup)
-    pids = _directory(cgroup, "pids")
-    return {
-        "pids": {"current": _number(pids, "pids.current"), "limit": _number(pids, "pids.max", 0)},
-        "cpu": cpu,
-        "memory": memory,
-    }
 
+    __slots__ = ("_path", "_root", "_unified")
 
-def _metrics_v1(cgroup: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    directory = _directory(cgroup, "memory")
-    counters = _table(directory, "memory.stat")
-    memory = {
-        "cache": counters.get("cache", 0),
-        "rss": counters.get("rss", 0),
-        "hierarchical_memory_limit": counters.get("hierarchical_memory_limit", 0),
-        "usage": {
-            "limit": _number(directory, "memory.limit_in_bytes"),
-            "usage": _number(directory, "memory.usage_in_bytes"),
-            "max": _number(directory, "memory.max_usage_in_bytes"),
-            "failcnt": _number(directory, "memory.failcnt"),
-        },
-    }
-    accounting = _directory(cgroup, "cpuacct")
-    ticks = _table(accounting, "cpuacct.stat")
-    throttling = _table(_directory(cgroup, "cpu"), "cpu.stat")
-    usage = {
-        "total": _number(accounting, "cpuacct.usage"),
-        "kernel": ticks.get("system", 0) * _TICK_NANOSECONDS,
-        "user": ticks.get("user", 0) * _TICK_NANOSECONDS,
-    }
-    return memory, _cpu(usage, throttling, throttling.get("throttled_time", 0))
+    def __init__(self, path: str, root: str = "/sys/fs/cgroup") -> None:
+        self._path = path
+        self._root = root
+        self._unified = os.path.exists(f"{root}/cgroup.controllers")
 
+    def processes(self) -> list[int]:
+        """Return the processes of the group and of those below it."""
+        pids: set[int] = set()
+        for directory, _, _ in os.walk(self._directory(*_LISTING_CONTROLLERS)):
+            pids.update(int(line) for line in _read(directory, "cgroup.procs").split())
+        return sorted(pids)
 
-def _metrics_v2(cgroup: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    directory = _directory(cgroup)
-    counters = _table(directory, "memory.stat")
-    limit = _number(directory, "memory.max")
-    memory = {
-        "cache": counters.get("file", 0),
-        "rss": counters.get("anon", 0),
-        "hierarchical_memory_limit": limit,
-        "usage": {
-            "limit": limit,
-            "usage": _number(directory, "memory.current"),
-            "max": _number(directory, "memory.peak"),
-        },
-    }
-    times = _table(directory, "cpu.stat")
-    usage = {
-        "total": times.get("usage_usec", 0) * 1000,
-        "kernel": times.get("system_usec", 0) * 1000,
-        "user": times.get("user_usec", 0) * 1000,
-    }
-    return memory, _cpu(usage, times, times.get("throttled_usec", 0) * 1000)
+    def metrics(self) -> dict[str, Any]:
+        """Return memory, cpu and pids in the form of cgroup v1 metrics."""
+        memory, cpu = self._metrics_v2() if self._unified else self._metrics_v1()
+        directory = self._directory("pids")
+        pids = {
+            "current": _number(directory, "pids.current"),
+            "limit": _number(directory, "pids.max", unlimited=0),
+        }
+        return {"pids": pids, "cpu": cpu, "memory": memory}
+
+    def _metrics_v1(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        directory = self._directory("memory")
+        counters = _table(directory, "memory.stat")
+        memory = {
+            "cache": counters.get("cache", 0),
+            "rss": counters.get("rss", 0),
+            "hierarchical_memory_limit": counters.get("hierarchical_memory_limit", 0),
+            "usage": {
+                "limit": _number(directory, "memory.limit_in_bytes"),
+                "usage": _number(directory, "memory.usage_in_bytes"),
+                "max": _number(directory, "memory.max_usage_in_bytes"),
+                "failcnt": _number(directory, "memory.failcnt"),
+            },
+        }
+        accounting = self._directory("cpuacct")
+        ticks = _table(accounting, "cpuacct.stat")
+        throttling = _table(self._directory("cpu"), "cpu.stat")
+        usage = {
+            "total": _number(accounting, "cpuacct.usage"),
+            "kernel": ticks.get("system", 0) * _TICK_NANOSECONDS,
+            "user": ticks.get("user", 0) * _TICK_NANOSECONDS,
+        }
+        return memory, _cpu(usage, throttling, throttling.get("throttled_time", 0))
+
+    def _metrics_v2(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        directory = self._directory()
+        counters = _table(directory, "memory.stat")
+        limit = _number(directory, "memory.max")
+        memory = {
+            "cache": counters.get("file", 0),
+            "rss": counters.get("anon", 0),
+            "hierarchical_memory_limit": limit,
+            "usage": {
+                "limit": limit,
+                "usage": _number(directory, "memory.current"),
+                "max": _number(directory, "memory.peak"),
+            },
+        }
+        times = _table(directory, "cpu.stat")
+        usage = {
+            "total": times.get("usage_usec", 0) * 1000,
+            "kernel": times.get("system_usec", 0) * 1000,
+            "user": times.get("user_usec", 0) * 1000,
+        }
+        return memory, _cpu(usage, times, times.get("throttled_usec", 0) * 1000)
+
+    def _directory(self, *controllers: str) -> str:
+        """Return the directory of the group, on cgroup v1 in the first hierarchy there is."""
+        if self._unified:
+            return self._root + self._path
+        candidates = [f"{self._root}/{controller}{self._path}" for controller in controllers]
+        return next(filter(os.path.isdir, candidates), candidates[0])
 
 
 def _cpu(usage: dict[str, int], times: dict[str, int], throttled: int) -> dict[str, Any]:
@@ -124,21 +142,6 @@ def _cpu(usage: dict[str, int], times: dict[str, int], throttled: int) -> dict[s
         "throttled_time": throttled,
     }
     return {"usage": usage, "throttling": throttling}
-
-
-def _unified() -> bool:
-    return os.path.exists(f"{_ROOT}/cgroup.controllers")
-
-
-def _directory(cgroup: str, *controllers: str) -> str:
-    """Return the directory of a group, on cgroup v1 in the first hierarchy that there is."""
-    if _unified():
-        return _ROOT + cgroup
-    for controller in controllers:
-        directory = f"{_ROOT}/{controller}{cgroup}"
-        if os.path.isdir(directory):
-            return directory
-    return f"{_ROOT}/{controllers[0]}{cgroup}"
 
 
 def _read(directory: str, name: str) -> str:
@@ -152,7 +155,7 @@ def _read(directory: str, name: str) -> str:
         raise
 
 
-def _number(directory: str, name: str, unlimited: int = _NO_LIMIT) -> int:
+def _number(directory: str, name: str, *, unlimited: int = _NO_LIMIT) -> int:
     text = _read(directory, name).strip()
     return unlimited if text == "max" else int(text or 0)
 

@@ -161,7 +161,12 @@ class Machine:
         return Streams(**opened)
 
     async def create(
-        self, *args: str, spec: dict[str, Any] | None = None, container_id: str = "", **process: Any
+        self,
+        *args: str,
+        spec: dict[str, Any] | None = None,
+        container_id: str = "",
+        scratch: str = "",
+        **process: Any,
     ) -> str:
         """Create a container and return its id."""
         container_id = container_id or self.new_id()
@@ -169,6 +174,7 @@ class Machine:
             schema_version=SchemaVersion(major=2, minor=1),
             oci_bundle_path=os.fspath(self.bundle(container_id)),
             oci_specification=spec or self.specification(*args, **process),
+            scratch_dir_path=scratch,
         )
         await self.host.create_container(container_id, ACTIVITY, settings)
         return container_id
