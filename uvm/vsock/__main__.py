@@ -155,8 +155,8 @@ def _stop_on_signals(loop: EventLoop, stack: ExitStack) -> None:
     sender.setblocking(False)
     stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(sender.fileno()))
     for number in (signal.SIGTERM, signal.SIGINT):
-        previous = signal.signal(number, lambda _number, _frame: loop.stop())
-        stack.callback(signal.signal, number, previous)
+        # Not undone: a second signal must not interrupt the clean-up.
+        signal.signal(number, lambda _number, _frame: loop.stop())
     loop.register(receiver.fileno(), select.EPOLLIN, lambda _events: loop.stop())
 
 

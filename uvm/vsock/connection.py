@@ -39,11 +39,9 @@ log = logging.getLogger(__name__)
 
 COUNTER_MASK: Final = 0xFFFFFFFF
 
-# Room for bytes of one stream that its host reader has not taken. As large as guest writers in
-# full flow can use between two credit updates; a thousand stuck streams hold 512 MiB.
-BUFFER_SIZE: Final = 512 * 1024
-# The guest is told about room when this much of it is new, or else with the next packet.
-UPDATE_THRESHOLD: Final = BUFFER_SIZE // 4
+# Room for bytes of one stream that its host reader has not taken. Linux announces as much itself,
+# and its newer kernels use no more of ours than they have.
+BUFFER_SIZE: Final = 256 * 1024
 
 # Receive buffers offered to a read at first; doubled while reads fill them all.
 FIRST_BURST: Final = 4
@@ -207,7 +205,7 @@ class Connection:
         self._waiting = False
         if self._reading:
             self._pump()
-        self._update_interest()
+        self._settle()
 
     def _pump(self) -> None:
         """Move one burst from the host to the guest."""
@@ -281,10 +279,11 @@ class Connection:
 
     def _count_forwarded(self, size: int) -> None:
         self.forwarded = (self.forwarded + size) & COUNTER_MASK
-        if (
-            self.state is State.ESTABLISHED
-            and (self.forwarded - self._announced) & COUNTER_MASK >= UPDATE_THRESHOLD
-        ):
+        # Newer Linux kernels send no more at a time than they have room for themselves, so with a
+        # small buffer a guest may be waiting long before half of ours is used.
+        window = min(BUFFER_SIZE, self.credit_limit)
+        unannounced = (self.forwarded - self._announced) & COUNTER_MASK
+        if self.state is State.ESTABLISHED and unannounced >= window // 2:
             self.announce_credit()
 
     def _flush(self) -> None:
@@ -336,7 +335,7 @@ class Connection:
             self._shutdown(socket.SHUT_RD)
         if not self._pending:
             self._on_flushed()
-        self._update_interest()
+        self._settle()
 
     def on_reset(self) -> None:
         """The guest has dropped the stream. The host still gets what the guest had sent."""
@@ -422,6 +421,10 @@ class Connection:
             self._flush()
         if self._reading and not self._waiting:
             self._pump()
+        self._settle()
+
+    def _settle(self) -> None:
+        """What follows from the present state, whatever has led to it."""
         if self._hangup and self.fd >= 0 and not self._reading:
             self._host_gone()
         self._update_interest()

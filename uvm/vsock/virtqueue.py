@@ -3,14 +3,15 @@
 Memory order: the driver runs on another processor. On x86-64, the only machine this package is
 meant for, stores are seen in program order and loads are not delayed, so publishing an index after
 the element it covers needs nothing; only "store, then load something else" needs a barrier, which
-is taken where notifications are switched.
+is taken where notifications are switched. Indexes are read and written as items of a memoryview, a
+single access each; struct would clear them before writing, and read them byte by byte.
 """
 
 from __future__ import annotations
 
 import struct
 from threading import Lock
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from uvm.vsock.memory import GuestMemory, GuestMemoryError
 
@@ -159,8 +160,7 @@ class Virtqueue:
             return None
         head = self._available[2 + (position & self._mask)]
         if head >= self.size:
-            self.broken = True
-            raise QueueError(f"available ring names descriptor {head} of {self.size}")
+            self._break(f"available ring names descriptor {head} of {self.size}")
         self._next = (position + 1) & 0xFFFF
         address, length, flags, _ = DESCRIPTOR.unpack_from(self._descriptors, 16 * head)
         if flags & DESCRIPTOR_INDIRECT:
@@ -174,10 +174,14 @@ class Virtqueue:
             return False
         seen = self._available[1]
         if (seen - self._next) & 0xFFFF > self.size:
-            self.broken = True
-            raise QueueError(f"available index {seen} is over {self.size} ahead of {self._next}")
+            self._break(f"available index {seen} is over {self.size} ahead of {self._next}")
         self._available_seen = seen
         return seen != self._next
+
+    def _break(self, reason: str) -> NoReturn:
+        self.broken = True
+        self._available_seen = self._next
+        raise QueueError(reason)
 
     def _indirect_table(
         self, head: int, address: int, length: int, flags: int
