@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,16 +19,21 @@ _PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
 class Child:
     """A child process; the kernel kills it when this process ends, however that happens.
 
+    It is watched and signalled by a pidfd, so that nobody else's process is ever meant.
+
     Args:
-        process: The child.
+        process: The child, just started.
         name: What to call it in messages.
         output: File its output goes to.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str, output: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", name: str, output: Path) -> None:
         self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._ended = asyncio.Event()
         self.name = name
         self.output = output
+        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
 
     @classmethod
     async def spawn(
@@ -47,21 +53,10 @@ class Child:
         program = shutil.which(words[0])
         if program is None:
             raise UvmError(f"{words[0]} is not installed")
-        with open(output, "ab") as log:  # noqa: ASYNC230 - a local file, opened once
-            process = await asyncio.create_subprocess_exec(
-                "setpriv",
-                "--pdeathsig",
-                "KILL",
-                "--",
-                program,
-                *words[1:],
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=tuple(pass_fds),
-                start_new_session=True,
-                env=_environment(),
-            )
+        # Not in another thread: the child would be killed when that thread ends.
+        process = _start(
+            ["setpriv", "--pdeathsig", "KILL", "--", program, *words[1:]], output, pass_fds
+        )
         return cls(process, Path(program).name, output)
 
     @property
@@ -76,22 +71,44 @@ class Child:
 
     async def wait(self) -> int:
         """Wait for its end."""
-        return await self._process.wait()
+        await self._ended.wait()
+        return self._process.returncode
 
     async def stop(self, *, grace: float = 2.0) -> None:
         """End it: SIGTERM, and SIGKILL after some seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.returncode is not None:
+            if self._ended.is_set():
                 return
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                signal.pidfd_send_signal(self._pidfd, number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), grace)
+                await asyncio.wait_for(self._ended.wait(), grace)
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._process.wait()
+        self._ended.set()
 
     def complaint(self) -> str:
         """Say how it ended, with its last output."""
         text = tail(self.output, 8)
         return f"{self.name} ended with status {self.returncode}" + (f": {text}" if text else "")
+
+
+def _start(
+    command: Sequence[str], output: Path, pass_fds: Sequence[int]
+) -> "subprocess.Popen[bytes]":
+    with output.open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+            env=_environment(),
+        )
 
 
 def _environment() -> dict[str, str]:

@@ -81,10 +81,11 @@ class Machine:
                 "panic=-1",
                 "quiet",
                 "cryptomgr.notests",
-                *self.kernel_options,
                 f"nr_cpus={self.cpus}",
                 "brd.rd_nr=0",
                 "rdinit=/init",
+                # Last of all, so that they prevail.
+                *self.kernel_options,
                 "--",
                 "-e",
                 "1",
