@@ -227,6 +227,29 @@ class TestDelta:
         assert done.returncode == 2
         assert "no-such-flag" in done.stderr
 
+    def test_threads_see_a_module_complete_when_they_use_it_first_together(
+        self, delta: Path
+    ) -> None:
+        code = """
+import asyncio, threading, sys, ast, dis, inspect, locale, tokenize, traceback
+last = {ast: "unparse", dis: "_test", inspect: "signature", locale: "resetlocale",
+        tokenize: "generate_tokens", traceback: "walk_tb"}
+failed = []
+def use(module, name, together):
+    together.wait()
+    if not hasattr(module, name):
+        failed.append(module.__name__)
+sys.setswitchinterval(1e-6)
+for module, name in last.items():
+    together = threading.Barrier(8)
+    threads = [threading.Thread(target=use, args=(module, name, together)) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+print(failed)
+"""
+        done = chroot(delta, PYTHON, "-IS", "-c", code)
+        assert (done.stdout, done.stderr) == ("[]\n", "")
+
     def test_a_traceback_shows_where_in_the_source(self, delta: Path) -> None:
         done = chroot(delta, PYTHON, "-IS", "-c", "import heapq; heapq.merge(1, key=2).__next__()")
         assert 'File "/usr/lib/gcs/lib/python3.11/heapq.py", line ' in done.stderr

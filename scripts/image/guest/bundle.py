@@ -45,20 +45,32 @@ LAZY = frozenset(
 
 _ASKED_BY_IMPORTS = frozenset({"__cached__", "__file__", "__path__"})
 _running = RLock()
+_begun: set[str] = set()
 
 
 class LazyModule(ModuleType):
-    """A module whose code has not run."""
+    """A module whose code has not run to its end."""
 
     def __getattr__(self, name: str) -> object:
-        """Run the code; only called for a name the module does not have yet."""
+        """Run the code; only called for a name the module does not have yet.
+
+        Another thread waits until the code has run. The thread that runs it may come back here, as
+        modules can import each other, and then sees the module as far as it got.
+        """
         if name in _ASKED_BY_IMPORTS:
             raise AttributeError(name)
+        own = self.__name__
         with _running:
-            if type(self) is LazyModule:
+            if type(self) is LazyModule and own not in _begun:
+                _begun.add(own)
+                try:
+                    exec(IMPORTER.get_code(own), self.__dict__)
+                finally:
+                    _begun.discard(own)
                 self.__class__ = ModuleType  # type: ignore[assignment]
-                exec(IMPORTER.get_code(self.__name__), self.__dict__)
-        return getattr(self, name)
+            if name in self.__dict__:
+                return self.__dict__[name]
+        raise AttributeError(f"module {own!r} has no attribute {name!r}", name=name, obj=self)
 
 
 class BundleImporter:
