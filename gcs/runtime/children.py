@@ -232,7 +232,8 @@ class Children:
             self._expecting.discard(newcomers)
 
     def close(self) -> None:
-        """Stop watching and reaping."""
+        """Reap what has ended, then stop watching and reaping."""
+        self._reap()
         self._loop.remove_signal_handler(signals.SIGCHLD)
         for child in list(self._children.values()):
             child.release()

@@ -117,6 +117,7 @@ async def test_exit_is_answered_though_a_child_holds_the_output(machine: Machine
     assert await machine.wait(UVM_ID, pid, 10_000) == 5
     os.kill(child, 9)
     assert await streams.stdout.read_all() == b""
+    await ended(child)
 
 
 async def test_signals(machine: Machine) -> None:
