@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -36,13 +37,24 @@ class PackageCache:
             missing = [name for name in wanted if self._deb(name) is None]
             if missing:
                 print("downloading from Debian:", *missing, flush=True)
-                run(["apt-get", *_APT_OPTIONS, "download", *missing], cwd=self._debs)
+                self._download(missing)
         found = {name: self._deb(name) for name in wanted}
         files = {name: deb for name, deb in found.items() if deb is not None}
         if len(files) != len(wanted):
             absent = ", ".join(name for name in wanted if name not in files)
             raise BuildError(f"apt-get downloaded no package file for {absent}")
         return files
+
+    def _download(self, names: list[str]) -> None:
+        command = ["apt-get", *_APT_OPTIONS, "download", *names]
+        try:
+            run(command, cwd=self._debs)
+        except BuildError:
+            if os.geteuid() != 0:
+                raise
+            # Old package lists name versions that the mirror has no more.
+            run(["apt-get", *_APT_OPTIONS, "update"])
+            run(command, cwd=self._debs)
 
     def unpack(self, names: Iterable[str]) -> list[Path]:
         """Return directories with the content of packages."""
