@@ -18,12 +18,14 @@ from uvm.vsock.backend import Backend
 from uvm.vsock.device import VsockDevice
 from uvm.vsock.listener import HostListener
 from uvm.vsock.loop import EventLoop
+from uvm.vsock.packet import HOST_CID
 
 log = logging.getLogger("uvm.vsock")
 
 UNIX_PATH_LIMIT: Final = 107
 PORT_SUFFIX_LENGTH: Final = len("_4294967295")
-FILE_LIMIT: Final = 65536
+CID_ANY: Final = 0xFFFFFFFF
+FILE_LIMIT: Final = 16384
 BACKLOG: Final = 1024
 
 # After QEMU is gone, hosts may take as long to read what the guest had sent before.
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="unix socket for CONNECT <port>; the guest's port P is dialled at UDS_P",
     )
-    parser.add_argument("--guest-cid", type=int, default=3, help="the guest's CID (default: 3)")
+    parser.add_argument("--guest-cid", type=_cid, default=3, help="the guest's CID (default: 3)")
     parser.add_argument(
         "--keep", action="store_true", help="wait for another QEMU when one disconnects"
     )
@@ -67,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         "--log-level", default="warning", choices=["debug", "info", "warning", "error"]
     )
     return parser
+
+
+def _cid(text: str) -> int:
+    cid = int(text)
+    if not HOST_CID < cid < CID_ANY:
+        raise argparse.ArgumentTypeError(f"{text} is not between {HOST_CID} and {CID_ANY}")
+    return cid
 
 
 def _serve(arguments: argparse.Namespace, stack: ExitStack) -> None:

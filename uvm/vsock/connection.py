@@ -51,6 +51,7 @@ LAST_BURST: Final = 64
 CLOSE_TIMEOUT: Final = 8.0
 
 HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
+READABLE: Final = select.EPOLLIN | HANGUP
 WRITABLE: Final = select.EPOLLOUT | HANGUP
 UNREGISTERED: Final = -1
 
@@ -343,9 +344,8 @@ class Connection:
             return
         self._cancel_timer()
         self._device.forget(self)
-        if self.state is State.ESTABLISHED and self._pending:
+        if self.state is State.ESTABLISHED and self._pending and self._device.drain(self):
             self.state = State.DRAINING
-            self._device.draining.add(self)
             self._shutdown(socket.SHUT_RD)
             self._update_interest()
             return
@@ -392,6 +392,7 @@ class Connection:
             while self._sock.recv(65536):
                 pass
         except OSError:
+            # Nothing is left, or the host is gone.
             return
 
     def _shutdown(self, how: int) -> None:
@@ -419,7 +420,7 @@ class Connection:
             self._hangup = True
         if self._pending and events & WRITABLE:
             self._flush()
-        if self._reading and not self._waiting:
+        if events & READABLE and self._reading and not self._waiting:
             self._pump()
         self._settle()
 

@@ -57,6 +57,9 @@ BACKLOG_PATIENCE: Final = 1.5
 # How long a guest may take to answer a stream that the host opens.
 GUEST_ANSWER_TIMEOUT: Final = 10.0
 
+# Streams that the guest has left and whose hosts have not read all; each holds up to 256 KiB.
+DRAINING_LIMIT: Final = 1024
+
 # Host ports of streams that the host opens; far from the ports that guests dial.
 FIRST_HOST_PORT: Final = 0x80000000
 LAST_HOST_PORT: Final = 0xFFFFFFFE
@@ -165,6 +168,17 @@ class VsockDevice:
         key = (connection.host_port, connection.guest_port)
         if self._connections.get(key) is connection:
             del self._connections[key]
+
+    def drain(self, connection: Connection) -> bool:
+        """Keep a stream that the guest has left until its host has read the rest.
+
+        False when too many are kept already: a guest could go on opening and leaving streams.
+        """
+        if len(self.draining) >= DRAINING_LIMIT:
+            self.complaints.warn("bytes of a reset stream are dropped, its host does not read")
+            return False
+        self.draining.add(connection)
+        return True
 
     def drained(self, connection: Connection) -> None:
         """The host has all that the guest had sent on a stream that the guest has left."""
