@@ -99,12 +99,15 @@ class ContainerOptions:
         hostname: Name in its own UTS namespace.
         memory_limit: Bytes; ``None``: no limit of its own.
         read_only: Whether the root file system is read-only.
+        cgroup_namespace: Whether it sees its own cgroup as the root of them all. A real host does
+            not ask for it.
     """
 
     process: ProcessOptions
     hostname: str = "uvm"
     memory_limit: int | None = None
     read_only: bool = False
+    cgroup_namespace: bool = True
 
 
 def process_document(options: ProcessOptions) -> dict[str, Any]:
@@ -140,6 +143,9 @@ def container_document(options: ContainerOptions, root_path: str) -> dict[str, A
     }
     if options.memory_limit is not None:
         resources["memory"] = {"limit": options.memory_limit}
+    namespaces = ["pid", "ipc", "uts", "mount", "network"]
+    if options.cgroup_namespace:
+        namespaces.append("cgroup")
     return {
         "ociVersion": "1.1.0",
         "process": process_document(options.process),
@@ -151,7 +157,7 @@ def container_document(options: ContainerOptions, root_path: str) -> dict[str, A
         ],
         "linux": {
             "resources": resources,
-            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+            "namespaces": [{"type": kind} for kind in namespaces],
             "maskedPaths": list(MASKED_PATHS),
             "readonlyPaths": list(READ_ONLY_PATHS),
         },

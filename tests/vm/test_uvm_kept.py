@@ -108,11 +108,11 @@ def test_a_directory_and_an_archive_as_root_file_systems(
     vm: KeptVm, image: Path, tmp_path: Path
 ) -> None:
     tree = tmp_path / "tree"
-    with tarfile.open(image / "busybox.tar") as archive:
-        archive.extractall(tree, filter="fully_trusted")
+    tree.mkdir()
+    subprocess.run(["tar", "-xf", image / "busybox.tar", "-C", tree], check=True)
     (tree / "secret").write_text("of the owner\n")
-    (tree / "secret").chmod(0o4640)
     os.chown(tree / "secret", 12, 34)
+    (tree / "secret").chmod(0o4640)
     with tarfile.open(tmp_path / "rootfs.tar.gz", "w:gz") as archive:
         archive.add(tree, ".")
     script = "cat /secret; stat -c '%u %g %a' /secret"
@@ -200,7 +200,7 @@ def test_a_container_or_process_nobody_knows(vm: KeptVm) -> None:
 def test_memory_limit_and_read_only_root(vm: KeptVm) -> None:
     script = "cat /sys/fs/cgroup/memory.max; touch /x"
     result = vm.run("sh", "-c", script, options=["--memory-limit", "64", "--read-only"])
-    assert result.stdout.splitlines()[0] in (b"67108864", b"max")
+    assert result.stdout == b"67108864\n"
     assert b"Read-only file system" in result.stderr
 
 
@@ -215,7 +215,7 @@ def test_the_log_is_all_entries(vm: KeptVm) -> None:
     entries = decode_all([text])
     assert entries
     assert all(entry.message != "gcs terminated" for entry in entries)
-    assert any("Negotiate" in str(entry.fields) for entry in entries)
+    assert any(entry.message.startswith("GCS started") for entry in entries)
     lines = vm.uvm("logs", vm.name, check=True).stdout.decode().splitlines()
     assert len(lines) >= len(entries)
 

@@ -44,7 +44,7 @@ def report(error: Exception) -> int:
 
 def remote_status(message: str) -> int:
     """Return the exit status for an error of the agent, by what runc or the kernel said."""
-    if re.search(r"executable file not found|no such file or directory", message, re.IGNORECASE):
+    if re.search(r"not found in \$?path|no such file or directory", message, re.IGNORECASE):
         return EXIT_NOT_FOUND
     if re.search(r"permission denied|exec format error", message, re.IGNORECASE):
         return EXIT_NOT_EXECUTABLE

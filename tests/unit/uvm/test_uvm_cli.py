@@ -58,6 +58,7 @@ def test_what_is_no_signal(text: str) -> None:
     ("message", "status"),
     [
         ('exec: "x": executable file not found in $PATH', EXIT_NOT_FOUND),
+        ("program 'x' not found in PATH /bin:/sbin", EXIT_NOT_FOUND),
         ('exec: "/x": stat /x: no such file or directory', EXIT_NOT_FOUND),
         ('exec: "/etc/passwd": permission denied', EXIT_NOT_EXECUTABLE),
         ("out of memory", EXIT_FAILURE),

@@ -115,6 +115,7 @@ async def test_a_standalone_container_from_its_disks_to_its_deletion(stage: Stag
             ),
             hostname="alone",
             memory_limit=268435456,
+            cgroup_namespace=False,
         )
     )
     process = await container.start(stdin=False)

@@ -108,7 +108,7 @@ def test_a_specification() -> None:
     assert document["root"] == {"path": "/root/fs", "readonly": True}
     assert document["linux"]["resources"]["memory"] == {"limit": 1 << 20}
     kinds = {namespace["type"] for namespace in document["linux"]["namespaces"]}
-    assert kinds == {"pid", "ipc", "uts", "mount", "network"}
+    assert kinds == {"pid", "ipc", "uts", "mount", "network", "cgroup"}
 
 
 PASSWD = "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/:/bin/false\nbroken\n"
