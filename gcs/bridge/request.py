@@ -55,9 +55,7 @@ class Request:
         except Exception as error:  # noqa: BLE001 - to be answered, whatever it is
             self.activity_id = _find_activity_id(self._document)
             self._document = None
-            # Traceback and cause refer to the body, maybe 64 MiB, until the next collection.
-            self._error = error.with_traceback(None)
-            error.__cause__ = error.__context__ = None
+            self._error = _bare(error)
         else:
             self.container_id = base.container_id
             self.activity_id = base.activity_id or None
@@ -75,7 +73,7 @@ class Request:
             MemoryError: There is not enough to read it.
         """
         if self._error is not None:
-            raise self._error
+            raise _bare(self._error)
         return convert(self._document, target, self._what)
 
     @property
@@ -86,6 +84,14 @@ class Request:
 #: Carries out a request; ``None``: there is no answer.
 if TYPE_CHECKING:
     Handler = Callable[[Services, Request], Awaitable[Response | None]]
+
+
+def _bare(error: Exception) -> Exception:
+    """Return an equal error without traceback and cause.
+
+    Those refer to the body, maybe 64 MiB, and to the request, which refers to the error.
+    """
+    return type(error)(*error.args)
 
 
 def _find_activity_id(document: Any) -> str | None:

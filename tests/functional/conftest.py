@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.fakehost import HostConnection, Rig, rig
+from tests.support.fakehost import AgentProcess, HostConnection, Launcher, Rig, rig, start_agent
 from tests.support.rootfs import build_rootfs
 
 if TYPE_CHECKING:
@@ -25,6 +25,20 @@ async def agent() -> AsyncIterator[Rig]:
     """The agent as a process, dialling a fake host; not connected yet."""
     async with rig() as running:
         yield running
+
+
+@pytest.fixture
+async def launch() -> AsyncIterator[Launcher]:
+    """Starts agents with other arguments; none of them outlives the test."""
+    started: list[AgentProcess] = []
+
+    async def start(*arguments: str, **options: Any) -> AgentProcess:
+        started.append(await start_agent(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        await process.kill()
 
 
 @pytest.fixture

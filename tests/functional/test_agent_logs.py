@@ -13,13 +13,13 @@ import pytest
 
 from gcs.protocol.frame import MessageType
 from gcs.protocol.logs import decode_json
-from tests.support.fakehost import PATIENCE, UVM, AgentProcess, FakeHost, start_agent
+from tests.support.fakehost import PATIENCE, UVM, FakeHost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.support.fakehost import HostConnection, Rig
+    from tests.support.fakehost import AgentProcess, HostConnection, Launcher, Rig
 
 JSON = ("-v4", "-log-format", "json")
 
@@ -103,23 +103,16 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-async def start_sabotaged(host: FakeHost) -> AgentProcess:
+async def start_sabotaged(launch: Launcher, host: FakeHost) -> AgentProcess:
     """An agent whose Start handler does what it is told to."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        SABOTAGE,
-        *JSON,
-        *transport(host),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    return AgentProcess(process)
+    program = (sys.executable, "-c", SABOTAGE)
+    return await launch(*JSON, *transport(host), program=program, stdout=asyncio.subprocess.PIPE)
 
 
-async def test_stray_output_and_uncaught_errors_become_entries(host: FakeHost) -> None:
-    agent = await start_sabotaged(host)
+async def test_stray_output_and_uncaught_errors_become_entries(
+    launch: Launcher, host: FakeHost
+) -> None:
+    agent = await start_sabotaged(launch, host)
     connection = await host.negotiated()
     for what in ("print", "raw", "child", "warn", "thread", "unraisable", "task", "log"):
         assert (await connection.rpc(MessageType.START, {"ContainerId": what})).result == 0
@@ -142,8 +135,10 @@ async def test_stray_output_and_uncaught_errors_become_entries(host: FakeHost) -
 
 
 @pytest.mark.parametrize("what", ["raise", "exit", "cancel", "memory"])
-async def test_what_escapes_a_handler_is_answered_and_logged(host: FakeHost, what: str) -> None:
-    agent = await start_sabotaged(host)
+async def test_what_escapes_a_handler_is_answered_and_logged(
+    launch: Launcher, host: FakeHost, what: str
+) -> None:
+    agent = await start_sabotaged(launch, host)
     connection = await host.negotiated()
     reply = await connection.rpc(MessageType.START, {"ContainerId": what})
     assert reply.result == 0x80004005
@@ -156,8 +151,8 @@ async def test_what_escapes_a_handler_is_answered_and_logged(host: FakeHost, wha
     assert agent.entries
 
 
-async def test_a_failing_agent_says_why_in_an_entry(host: FakeHost) -> None:
-    agent = await start_sabotaged(host)
+async def test_a_failing_agent_says_why_in_an_entry(launch: Launcher, host: FakeHost) -> None:
+    agent = await start_sabotaged(launch, host)
     connection = await host.negotiated()
     await connection.send(MessageType.START, {"ContainerId": "stop"})
     assert await agent.ended() == 1
@@ -165,10 +160,10 @@ async def test_a_failing_agent_says_why_in_an_entry(host: FakeHost) -> None:
     assert "Event loop stopped" in failed.fields["error"]
 
 
-async def test_it_goes_on_when_the_log_reader_dies(host: FakeHost) -> None:
+async def test_it_goes_on_when_the_log_reader_dies(launch: Launcher, host: FakeHost) -> None:
     """The reference dies of that."""
     ours, theirs = socket.socketpair()
-    agent = await start_agent(*JSON, *transport(host), stderr=theirs.fileno(), stdout=None)
+    agent = await launch(*JSON, *transport(host), stderr=theirs.fileno(), stdout=None)
     theirs.close()
     ours.close()
     connection = await host.negotiated()
@@ -178,10 +173,10 @@ async def test_it_goes_on_when_the_log_reader_dies(host: FakeHost) -> None:
     assert await agent.stop() == 0
 
 
-async def test_it_goes_on_when_the_log_reader_stalls(host: FakeHost) -> None:
+async def test_it_goes_on_when_the_log_reader_stalls(launch: Launcher, host: FakeHost) -> None:
     """Entries that don't fit are dropped and counted; no request waits."""
     reader, writer = os.pipe()
-    agent = await start_agent(*JSON, *transport(host), stderr=writer, stdout=None)
+    agent = await launch(*JSON, *transport(host), stderr=writer, stdout=None)
     os.close(writer)
     connection = await host.negotiated()
     body = b'{"ContainerId":"' + b"x" * 100 + b'"}'
@@ -227,12 +222,14 @@ async def test_children_do_not_get_the_log(agent: Rig, connection: HostConnectio
 
 
 @pytest.mark.parametrize("exists", [False, True])
-async def test_log_to_a_file(host: FakeHost, tmp_path: Path, exists: bool) -> None:
+async def test_log_to_a_file(
+    launch: Launcher, host: FakeHost, tmp_path: Path, exists: bool
+) -> None:
     path = tmp_path / "log"
     if exists:
         path.write_text("of a former life\n")
         path.chmod(0o640)
-    agent = await start_agent(*JSON, *transport(host), "-logfile", str(path))
+    agent = await launch(*JSON, *transport(host), "-logfile", str(path))
     await host.negotiated()
     assert await agent.stop() == 0
     assert agent.lines == []
@@ -240,8 +237,8 @@ async def test_log_to_a_file(host: FakeHost, tmp_path: Path, exists: bool) -> No
     assert path.stat().st_mode & 0o777 == (0o640 if exists else 0o600)
 
 
-async def test_text_form_and_level(host: FakeHost) -> None:
-    agent = await start_agent("-v4", "-loglevel=info", *transport(host))
+async def test_text_form_and_level(launch: Launcher, host: FakeHost) -> None:
+    agent = await launch("-v4", "-loglevel=info", *transport(host))
     connection = await host.negotiated()
     assert (await connection.rpc(MessageType.START, b"{nope")).result
     assert await agent.stop() == 0
@@ -267,15 +264,17 @@ async def test_text_form_and_level(host: FakeHost) -> None:
     ],
 )
 async def test_command_lines_that_do_not_start(
-    arguments: list[str], status: int, text: str
+    launch: Launcher, arguments: list[str], status: int, text: str
 ) -> None:
-    agent = await start_agent(*arguments)
+    agent = await launch(*arguments)
     assert await agent.ended() == status
     assert text in b"".join(agent.lines).decode()
 
 
-async def test_all_flags_of_the_reference_are_accepted(host: FakeHost, tmp_path: Path) -> None:
-    agent = await start_agent(
+async def test_all_flags_of_the_reference_are_accepted(
+    launch: Launcher, host: FakeHost, tmp_path: Path
+) -> None:
+    agent = await launch(
         "-v4=true",
         "--log-format=json",
         "--loglevel",
@@ -300,19 +299,9 @@ async def test_all_flags_of_the_reference_are_accepted(host: FakeHost, tmp_path:
     assert agent.entries
 
 
-async def test_started_without_standard_descriptors(host: FakeHost) -> None:
-    process = await asyncio.create_subprocess_exec(
-        "/bin/sh",
-        "-c",
-        'exec "$@" <&- >&- 2>&-',
-        "sh",
-        sys.executable,
-        "-m",
-        "gcs",
-        *JSON,
-        *transport(host),
-    )
+async def test_started_without_standard_descriptors(launch: Launcher, host: FakeHost) -> None:
+    shell = ("/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
+    agent = await launch(*JSON, *transport(host), program=(*shell, sys.executable, "-m", "gcs"))
     connection = await host.negotiated()
     assert (await connection.rpc(MessageType.START, {})).result == 0
-    process.terminate()
-    assert await process.wait() == 0
+    assert await agent.stop() == 0

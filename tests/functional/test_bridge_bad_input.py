@@ -378,7 +378,7 @@ async def test_fragmented_and_coalesced_frames(
 
 
 async def test_bodies_of_20_mib(agent: Rig, connection: HostConnection) -> None:
-    """They are read, answered within the host's limit, and given back to the system."""
+    """They are read, answered within the host's limit, and not kept."""
     size = 20 * MEBIBYTE
     small = await connection.rpc(MessageType.START, BASE)
     assert small.result == 0
@@ -397,12 +397,15 @@ async def test_bodies_of_20_mib(agent: Rig, connection: HostConnection) -> None:
         assert reply.size <= MAX_TO_HOST
         assert reply.type == response_type(message_type)
         assert result in (-1, reply.result), reply.body
-    before = agent.agent.resident_bytes
-    for _ in range(3):
+    resident = []
+    for _ in range(4):
         for message_type, body, _ in bodies:
             await connection.rpc(message_type, body)
-    assert agent.agent.resident_bytes - before < size
-    assert agent.agent.resident_bytes < 150 * MEBIBYTE
+        await connection.rpc(MessageType.START, BASE)
+        resident.append(agent.agent.resident_bytes)
+    # The C library keeps a buffer or two for the next such body; more would be a leak.
+    assert max(resident) < 150 * MEBIBYTE
+    assert resident[-1] - resident[1] < size
     await check_serving(connection, agent)
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from gcs.protocol.frame import HEADER_SIZE, MAX_TO_HOST, MessageType
 from gcs.protocol.hresult import HResult
-from tests.support.fakehost import PATIENCE, UVM, FakeHost, start_agent
+from tests.support.fakehost import PATIENCE, UVM, FakeHost
 from tests.support.rootfs import specification
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.fakehost import HostConnection, Reply, Rig
+    from tests.support.fakehost import HostConnection, Launcher, Reply, Rig
 
 MEBIBYTE = 1 << 20
 NEGOTIATE_RESPONSE = 0x20100B01
@@ -248,10 +248,10 @@ async def test_shutdown_of_the_vm_ends_the_agent_and_spares_this_machine(
     assert any(entry.fields.get("reason") == "shutdown request" for entry in agent.agent.entries)
 
 
-async def test_the_agent_waits_for_its_host(tmp_path: Path) -> None:
+async def test_the_agent_waits_for_its_host(launch: Launcher, tmp_path: Path) -> None:
     """Started before the host listens, it dials until somebody does, and says so once."""
     prefix = str(tmp_path / "h")
-    agent = await start_agent("-v4", "-log-format", "json", "-transport", f"unix:{prefix}")
+    agent = await launch("-v4", "-log-format", "json", "-transport", f"unix:{prefix}")
     await agent.logged(lambda entry: entry.message == "failed to dial host, retrying")
     host = FakeHost(prefix)
     await host.listen()
@@ -264,20 +264,20 @@ async def test_the_agent_waits_for_its_host(tmp_path: Path) -> None:
     assert messages.index("GCS started") < messages.index("bridge connected, serving")
 
 
-async def test_without_v4_nothing_is_known(tmp_path: Path) -> None:
+async def test_without_v4_nothing_is_known(launch: Launcher, tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path / "h"))
     await host.listen()
-    agent = await start_agent("-log-format", "json", "-transport", f"unix:{host.prefix}")
+    agent = await launch("-log-format", "json", "-transport", f"unix:{host.prefix}")
     connection = await host.connection()
     assert (await connection.negotiate()).result == HResult.NOT_IMPLEMENTED
     assert await agent.stop() == 0
     await host.close()
 
 
-async def test_denied_by_policy(tmp_path: Path) -> None:
+async def test_denied_by_policy(launch: Launcher, tmp_path: Path) -> None:
     host = FakeHost(str(tmp_path / "h"))
     await host.listen()
-    agent = await start_agent(
+    agent = await launch(
         "-v4", "-initial-policy-stance", "deny", "-transport", f"unix:{host.prefix}"
     )
     connection = await host.negotiated()
@@ -301,9 +301,9 @@ async def test_denied_by_policy(tmp_path: Path) -> None:
     await host.close()
 
 
-async def test_serving_standard_input_and_output() -> None:
+async def test_serving_standard_input_and_output(launch: Launcher) -> None:
     """The flag -use-inouterr: until EOF, then the agent ends."""
-    agent = await start_agent(
+    agent = await launch(
         "-v4",
         "-log-format=json",
         "-use-inouterr",

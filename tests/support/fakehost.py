@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gcs.protocol.frame import HEADER_SIZE, MAX_TO_HOST, MessageType, decode_header, encode_frame
 from gcs.protocol.logs import LogEntry, decode_json
@@ -237,6 +237,12 @@ class AgentProcess:
             self.process.terminate()
         return await self.ended()
 
+    async def kill(self) -> None:
+        """End it by SIGKILL, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.ended()
+
     async def ended(self) -> int:
         """Wait for the end of the agent and of its log; return the exit status."""
         try:
@@ -258,12 +264,18 @@ class AgentProcess:
                 self._news.notify_all()
 
 
-async def start_agent(*arguments: str, **options: Any) -> AgentProcess:
-    """Run `python -m gcs` with arguments, its standard error captured."""
+class Launcher(Protocol):
+    """Starts an agent; see :func:`start_agent`."""
+
+    async def __call__(self, *arguments: str, **options: Any) -> AgentProcess: ...
+
+
+async def start_agent(
+    *arguments: str, program: Sequence[str] = (sys.executable, "-m", "gcs"), **options: Any
+) -> AgentProcess:
+    """Run the agent with arguments, its standard error captured."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "gcs",
+        *program,
         *arguments,
         **{
             "stdin": asyncio.subprocess.DEVNULL,

@@ -41,10 +41,10 @@ async def create(services: Services, request: Request) -> Response:
     """Create a container."""
     body = request.read(ContainerCreate)
     settings = decode(body.container_config, ContainerSettings, "ContainerConfig")
+    services.policy.require("create_container")
     version = (settings.schema_version.major, settings.schema_version.minor)
     if version < _LOWEST_SCHEMA:
         raise InvalidJsonError("invalid schema version {}.{}: 2.1 is needed".format(*version))
-    services.policy.require("create_container")
     await services.host.create_container(body.container_id, request.activity_id, settings)
     return ContainerCreateResponse()
 
