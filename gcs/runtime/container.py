@@ -9,6 +9,7 @@ import os
 import signal as signals
 from typing import TYPE_CHECKING, Any, Final
 
+from gcs.cgroup.group import ControlGroup
 from gcs.protocol.errors import (
     GcsError,
     InvalidStateError,
@@ -109,9 +110,9 @@ class Container:
         self._lock = asyncio.Lock()
 
     @property
-    def cgroup(self) -> str:
-        """Path of its control group, below the root of the hierarchies."""
-        return "" if self.view.linux is None else self.view.linux.cgroups_path
+    def control_group(self) -> ControlGroup:
+        """Its control group."""
+        return ControlGroup("" if self.view.linux is None else self.view.linux.cgroups_path)
 
     async def create(self, view: Specification, bundle: str, scratch: str) -> None:
         """Make the container from a bundle that is ready (``runc create``).
@@ -267,11 +268,16 @@ class Container:
             self.status = Status.DELETED
             if not self.init.ended:
                 self._notice.will_be_caused_by(signals.SIGKILL)
+            failure = None
             try:
                 await self._remove_from_runtime()
-            finally:
-                await self._end_processes()
-                self._notice.hurry()
+            except GcsError as error:
+                failure = error
+            await self._end_processes()
+            self._notice.hurry()
+            if failure is not None:
+                await self._remove_control_group()
+                raise failure
             await self._remove_directories()
 
     async def _remove_failed(self) -> None:
@@ -280,6 +286,14 @@ class Container:
             await self._runtime.delete(self.id, force=True)
         except GcsError as error:
             logger.warning("container %s: clean-up after a failed create: %s", self.id, error)
+        await self._remove_control_group()
+
+    async def _remove_control_group(self) -> None:
+        """Do what a runtime can't that was killed half-way, or that fails."""
+        try:
+            await asyncio.to_thread(self.control_group.remove, KILL_LIMIT)
+        except OSError as error:
+            logger.warning("container %s: its control group is left: %s", self.id, error)
 
     async def _remove_from_runtime(self) -> None:
         if self.init.ended:

@@ -229,7 +229,7 @@ class Host:
         """
         if container_id == UVM_ID:
             raise GcsError("the VM itself has no properties to ask for")
-        return await read_properties(self.require_container(container_id).cgroup, query)
+        return await read_properties(self.require_container(container_id).control_group, query)
 
     async def modify_settings(self, container_id: str, request: ModificationRequest) -> None:
         """Add, remove or update a resource of the VM or of a container.
@@ -260,11 +260,15 @@ class Host:
         container = self.require_container(container_id)
         try:
             await container.delete()
-        except OSError as error:
-            raise GcsError(error_text(error)) from error
-        finally:
-            if self._containers.get(container_id) is container:
-                del self._containers[container_id]
+        except asyncio.CancelledError:
+            # Not done: close() will come back to it.
+            raise
+        except Exception as error:
+            self._forget(container)
+            if isinstance(error, OSError):
+                raise GcsError(error_text(error)) from error
+            raise
+        self._forget(container)
 
     async def close(self) -> None:
         """End everything that belongs to the agent."""
@@ -279,6 +283,10 @@ class Host:
             process.kill()
         await asyncio.gather(*(process.end(_CLOSE_SECONDS) for process in externals))
         self._children.close()
+
+    def _forget(self, container: Container) -> None:
+        if self._containers.get(container.id) is container:
+            del self._containers[container.id]
 
     def _require_standalone(self, container_id: str, view: Specification) -> None:
         kind = container_kind(view)

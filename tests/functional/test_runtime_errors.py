@@ -373,6 +373,20 @@ async def test_runtime_that_hangs_is_killed(
     assert "not done after 0.3 s" in error.message
 
 
+async def test_runtime_that_is_killed_at_any_moment_leaves_nothing(
+    new_machine: NewMachine,
+) -> None:
+    machine = new_machine()
+    for milliseconds in range(2, 42, 4):
+        other = new_machine(children=machine.children, time_limit=milliseconds / 1000)
+        container = machine.new_id()
+        try:
+            await other.create("true", container_id=container)
+        except GcsError as error:
+            assert "was killed" in error.message  # noqa: PT017 - it may also be fast enough
+            assert not machine.bundle(container).exists()
+
+
 async def test_runtime_that_dies(new_machine: NewMachine, fake_runc: Callable[[str], str]) -> None:
     machine = new_machine(program=fake_runc("kill -9 $$"))
     error = await refused(machine, machine.specification("true"))

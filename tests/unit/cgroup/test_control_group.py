@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gcs.protocol.requests import PropertyQuery
-from gcs.runtime.properties import ControlGroup, read_properties
+import pytest
+
+from gcs.cgroup.group import ControlGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -94,8 +93,7 @@ def test_group_that_is_gone(tmp_path: Path) -> None:
     assert group.metrics()["memory"]["usage"]["usage"] == 0
 
 
-async def test_type_that_is_not_known(caplog: pytest.LogCaptureFixture) -> None:
-    query = PropertyQuery(property_types=["Memory"])
-    properties = await read_properties("/pods/none", query)
-    assert (properties.process_list, properties.metrics) == ([], None)
-    assert "'Memory' is not supported" in caplog.text
+@pytest.mark.parametrize("path", ["", "/", "//", "pods/c"])
+def test_path_that_is_none(path: str) -> None:
+    with pytest.raises(ValueError, match="no path of a control group"):
+        ControlGroup(path)
