@@ -88,6 +88,7 @@ class Agent:
 
     async def run(self) -> int:
         """Serve the host until there is a reason to end; return the exit status."""
+        _end_of_imports()
         loop = asyncio.get_running_loop()
         streams = _take_standard_streams() if self._options.use_standard_streams else None
         self._logs.capture_output(loop)
@@ -119,6 +120,7 @@ class Agent:
 
     def _load(self) -> tuple[Mapping[int, Handler], Services]:
         """Import and make everything behind the bridge; see Bridge."""
+        gc.disable()
         try:
             from gcs.bridge.handlers import HANDLERS
             from gcs.bridge.services import Services
@@ -130,8 +132,7 @@ class Agent:
             logger.critical("the agent can't start", exc_info=True)
             self._end(1, "it can't start")
             raise
-        gc.freeze()
-        gc.enable()
+        _end_of_imports()
         return HANDLERS, services
 
     def _shut_down(self) -> None:
@@ -193,6 +194,12 @@ def may_power_off(transport: Transport) -> bool:
         return os.readlink("/proc/1/exe").startswith(_GUEST_PREFIX)
     except OSError:
         return False
+
+
+def _end_of_imports() -> None:
+    """Switch collecting garbage on, leaving out for ever what modules consist of."""
+    gc.freeze()
+    gc.enable()
 
 
 def _is_confidential() -> bool:

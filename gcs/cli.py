@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status: 0 at an orderly end, 1 when the agent failed, 2 for a wrong command line.
     """
-    # Nothing that start-up makes is garbage; see Agent for when it is switched on again.
+    # Imports make no garbage worth looking for; the agent switches it on again.
     gc.disable()
     ensure_standard_descriptors()
     try:
