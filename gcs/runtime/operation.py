@@ -5,7 +5,9 @@ A log of its own for every call, so that no call reports an older one's error.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Self
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import socket
 
     from gcs.linux.pidfd import ExitStatus
+
+logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
 _ERROR_LEVELS = frozenset(("error", "fatal", "panic"))
@@ -40,22 +44,26 @@ class Operation:
     Raises OSError on entry when the directory can't be made.
     """
 
-    __slots__ = ("_console", "_directory", "_output", "log", "pid_file")
+    __slots__ = ("_console", "_directory", "_output", "_parent", "log", "pid_file")
 
     def __init__(self, parent: str) -> None:
-        # Short, since the path of a socket has at most 107 bytes and a container id may be long.
-        self._directory = f"{parent}/{os.getpid()}-{next(_numbers)}"
-        self.log = f"{self._directory}/log"
-        self.pid_file = f"{self._directory}/pid"
+        self._parent = parent
+        self._directory = ""
+        self.log = ""
+        self.pid_file = ""
         self._console: socket.socket | None = None
         self._output = -1
 
     def __enter__(self) -> Self:
-        try:
-            os.mkdir(self._directory, 0o700)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(self._directory), 0o700, exist_ok=True)
-            os.mkdir(self._directory, 0o700)
+        while not self._directory:
+            # Short, since the path of a socket has at most 107 bytes and a container id may be
+            # long.  There may be files of an agent that died and had the same pid.
+            path = f"{self._parent}/{os.getpid()}-{next(_numbers)}"
+            with contextlib.suppress(FileExistsError):
+                _make_directory(path)
+                self._directory = path
+        self.log = f"{self._directory}/log"
+        self.pid_file = f"{self._directory}/pid"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,10 +71,14 @@ class Operation:
             self._console.close()
         if self._output >= 0:
             os.close(self._output)
-        with os.scandir(self._directory) as entries:
-            for entry in entries:
-                os.unlink(entry.path)
-        os.rmdir(self._directory)
+        try:
+            with os.scandir(self._directory) as entries:
+                for entry in entries:
+                    os.unlink(entry.path)
+            os.rmdir(self._directory)
+        except OSError as error:
+            # A runtime that was just killed may still have made a file.
+            logger.warning("files of the container runtime are left: %s", error)
 
     def write(self, name: str, content: bytes) -> str:
         """Write a file and return its path."""
@@ -154,3 +166,11 @@ class Operation:
             if entry.level in _ERROR_LEVELS and entry.msg:
                 return entry.msg
         return ""
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        os.mkdir(path, 0o700)
