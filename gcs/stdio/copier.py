@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gcs.stdio.sink import Sink
+    from gcs.stdio.tee_log import TeeLog
 
 # Read and written in one callback, so also the most a stream holds back in memory.  Copying it
 # takes about 0.1 ms, far less than the 10 ms for which nothing may hold the loop.
@@ -35,6 +36,8 @@ class Copier:
         sink: Takes the bytes.
         source_ended: Called once, at EOF (None) or a read error, when all bytes are in the sink.
         sink_failed: Called when the sink is gone for good; has to call stop() or replace_sink().
+        tee: Gets each byte once, before the sink and whatever becomes of that; holds up reading
+            when it can't follow.
     """
 
     __slots__ = (
@@ -42,12 +45,14 @@ class Copier:
         "_copied",
         "_delivered",
         "_done",
+        "_held_by_tee",
         "_loop",
         "_pending",
         "_sink",
         "_sink_failed",
         "_source",
         "_source_ended",
+        "_tee",
     )
 
     def __init__(
@@ -56,12 +61,15 @@ class Copier:
         sink: Sink,
         source_ended: Callable[[OSError | None], None],
         sink_failed: Callable[[OSError], None],
+        tee: TeeLog | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._source = source
         self._sink = sink
         self._source_ended = source_ended
         self._sink_failed = sink_failed
+        self._tee = tee
+        self._held_by_tee = False
         self._pending: memoryview | None = None
         self._copied = 0
         self._awaited = sys.maxsize
@@ -121,6 +129,10 @@ class Copier:
         if not data:
             self._end(None)
             return
+        if self._tee is not None and not self._tee.put(data):
+            self._held_by_tee = True
+            self._loop.remove_reader(self._source)
+            self._tee.when_room(self._tee_has_room)
         try:
             taken = self._sink.write(data)
         except OSError as error:
@@ -153,7 +165,13 @@ class Copier:
     def _resume_reading(self) -> None:
         self._pending = None
         self._sink.when_writable(None)
-        self._loop.add_reader(self._source, self._readable)
+        if not self._held_by_tee:
+            self._loop.add_reader(self._source, self._readable)
+
+    def _tee_has_room(self) -> None:
+        self._held_by_tee = False
+        if self._pending is None and not self._done.done():
+            self._loop.add_reader(self._source, self._readable)
 
     def _count(self, taken: int) -> None:
         self._copied += taken

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 from gcs.linux.pipe import set_pipe_size
 from gcs.stdio.child import ChildDescriptors, open_null
 from gcs.stdio.sink import DescriptorSink
-from gcs.stdio.streams import DRAIN_SECONDS, STALL_SECONDS, InputStream, OutputStream, Streams
+from gcs.stdio.sockets import StdioPorts
+from gcs.stdio.streams import DRAIN_SECONDS, STALL_SECONDS, Streams
 
 if TYPE_CHECKING:
     import socket
 
-    from gcs.stdio.sockets import StdioPorts, StdioSockets
+    from gcs.stdio.reconnect import Reconnect
+    from gcs.stdio.sockets import StdioSockets
+    from gcs.stdio.tee_log import TeeLog
 
 # With the kernel's 64 KiB the two sides of a busy pipe wait for each other too often; memory is
 # taken only while bytes lie in the pipe.
@@ -60,28 +63,50 @@ class PipeRelay:
         child = ChildDescriptors(child_in, child_out, child_err)
         return cls(name, child, (our_in, our_out, our_err))
 
-    def attach(self, sockets: StdioSockets) -> None:
+    def attach(
+        self,
+        sockets: StdioSockets,
+        *,
+        reconnect: Reconnect | None = None,
+        tee: TeeLog | None = None,
+    ) -> None:
         """Take over the connections and start copying; to be called once, on the running loop.
 
         A stream that is not wanted: the process reads EOF, or what it writes is dropped.
+
+        reconnect: how lost connections come back.  None: a loss is final.
+        tee: gets a copy of stdout and stderr, wanted or not; owned from now on.
 
         Raises ValueError, and takes nothing, for a connection to a stream that create() was told
         is not wanted.
         """
         self._check(sockets)
+        ports = StdioPorts() if reconnect is None else reconnect.ports
+        self._streams = Streams(reconnect, tee)
         connection, sockets.stdin = sockets.stdin, None
         descriptor, self._stdin = self._stdin, -1
         if connection is not None:
             sink = DescriptorSink(descriptor, owned=True)
-            self._streams.set_input(InputStream(f"{self._name} stdin", connection, sink))
+            self._streams.set_input(f"{self._name} stdin", connection, sink, ports.stdin)
         elif descriptor >= 0:
             os.close(descriptor)
         connection, sockets.stdout = sockets.stdout, None
         descriptor, self._stdout = self._stdout, -1
-        self._attach_output("stdout", descriptor, connection)
+        self._attach_output("stdout", descriptor, connection, ports.stdout)
         connection, sockets.stderr = sockets.stderr, None
         descriptor, self._stderr = self._stderr, -1
-        self._attach_output("stderr", descriptor, connection)
+        self._attach_output("stderr", descriptor, connection, ports.stderr)
+
+    def stop_reconnecting(self) -> None:
+        """From now on the loss of a connection is final: the process was killed, or is deleted.
+
+        Output that waits for the host is dropped, input is at its end.  May be called again.
+        """
+        self._streams.stop_reconnecting()
+
+    def connection_lost(self) -> None:
+        """See to it whether these connections are lost, too; to be called when the bridge is."""
+        self._streams.connection_lost()
 
     async def finish(
         self, drain_seconds: float = DRAIN_SECONDS, stall_seconds: float = STALL_SECONDS
@@ -92,8 +117,8 @@ class PipeRelay:
 
         drain_seconds: for how long a background child that holds stdout or stderr open is still
             served.  Afterwards it can go on writing, to nowhere, until close().
-        stall_seconds: after so long without a byte taken by the host, the host is given up, with a
-            log line.
+        stall_seconds: after so long without a byte taken by the host, or without the host being
+            there, it is given up, with a log line.
 
         To be called after attach(): without connections nothing is delivered.  When cancelled,
         everything is closed at once.
@@ -101,9 +126,13 @@ class PipeRelay:
         await self._streams.finish(drain_seconds, stall_seconds)
 
     def close(self) -> None:
-        """Close everything at once, attached or not; may be called again."""
+        """Close everything at once, attached or not; may be called again.
+
+        Only a connection the host has still to read from stays, until it has, or got lost.
+        """
         self.child.close()
         self._streams.close()
+        self._streams.stop_reconnecting()
         for descriptor in (self._stdin, self._stdout, self._stderr):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -119,14 +148,11 @@ class PipeRelay:
                 raise ValueError(f"{self._name} has no pipe for {stream}")
 
     def _attach_output(
-        self, stream: str, descriptor: int, connection: socket.socket | None
+        self, stream: str, descriptor: int, connection: socket.socket | None, port: int | None
     ) -> None:
         if descriptor >= 0:
-            self._streams.add_output(
-                OutputStream.to_socket(
-                    f"{self._name} {stream}", descriptor, connection, owns_source=True
-                )
-            )
+            name = f"{self._name} {stream}"
+            self._streams.add_output(name, descriptor, connection, port, owns_source=True)
 
 
 def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:

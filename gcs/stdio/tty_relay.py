@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from gcs.linux import tty
 from gcs.stdio.sink import DescriptorSink
-from gcs.stdio.streams import DRAIN_SECONDS, STALL_SECONDS, InputStream, OutputStream, Streams
+from gcs.stdio.sockets import StdioPorts
+from gcs.stdio.streams import DRAIN_SECONDS, STALL_SECONDS, Streams
 
 if TYPE_CHECKING:
+    from gcs.stdio.reconnect import Reconnect
     from gcs.stdio.sockets import StdioSockets
+    from gcs.stdio.tee_log import TeeLog
 
 
 class TtyRelay:
@@ -34,18 +37,33 @@ class TtyRelay:
         self._streams = Streams()
         self._sockets: StdioSockets | None = None
 
-    def attach(self, sockets: StdioSockets) -> None:
-        """Take over the connections and start copying; to be called once, on the running loop."""
+    def attach(
+        self,
+        sockets: StdioSockets,
+        *,
+        reconnect: Reconnect | None = None,
+        tee: TeeLog | None = None,
+    ) -> None:
+        """Take over the connections and start copying; see PipeRelay.attach()."""
         self._sockets = sockets
+        ports = StdioPorts() if reconnect is None else reconnect.ports
+        self._streams = Streams(reconnect, tee)
         connection, sockets.stdout = sockets.stdout, None
-        output = OutputStream.to_socket(
-            f"{self._name} terminal output", self._master, connection, owns_source=False
-        )
-        self._streams.add_output(output)
+        name = f"{self._name} terminal output"
+        self._streams.add_output(name, self._master, connection, ports.stdout, owns_source=False)
         connection, sockets.stdin = sockets.stdin, None
         if connection is not None:
             sink = DescriptorSink(self._master, owned=False)
-            self._streams.set_input(InputStream(f"{self._name} terminal input", connection, sink))
+            name = f"{self._name} terminal input"
+            self._streams.set_input(name, connection, sink, ports.stdin)
+
+    def stop_reconnecting(self) -> None:
+        """See PipeRelay.stop_reconnecting()."""
+        self._streams.stop_reconnecting()
+
+    def connection_lost(self) -> None:
+        """See PipeRelay.connection_lost()."""
+        self._streams.connection_lost()
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the window size in characters; nothing happens when the terminal is closed.
@@ -65,10 +83,14 @@ class TtyRelay:
         try:
             await self._streams.finish(drain_seconds, stall_seconds)
         finally:
-            self.close()
+            self._release()
 
     def close(self) -> None:
-        """Close everything at once, attached or not; may be called again."""
+        """Close everything at once, attached or not; see PipeRelay.close()."""
+        self._release()
+        self._streams.stop_reconnecting()
+
+    def _release(self) -> None:
         self._streams.close()
         if self._sockets is not None:
             self._sockets.close()
