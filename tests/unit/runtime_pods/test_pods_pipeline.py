@@ -229,7 +229,7 @@ async def test_a_root_without_a_path(tmp_path: Path, kind: str) -> None:
         await creation.edit("c1", specification("", annotations=KINDS[kind]))
 
 
-#: What could stand where an object is expected.
+#: What could stand where the schema says nothing.
 _JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
     lambda inner: (
@@ -237,48 +237,32 @@ _JUNK = st.recursive(
     ),
     max_leaves=4,
 )
-_SECTIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "process": st.none()
-        | st.just({})
-        | st.fixed_dictionaries(
-            {}, optional={"user": _JUNK | st.just({"username": "5"}), "rlimits": _JUNK}
-        ),
-        "root": st.none() | st.just({"path": "rootfs"}) | _JUNK,
-        "linux": st.none()
-        | st.just({})
-        | st.fixed_dictionaries(
-            {},
-            optional={
-                "resources": _JUNK | st.fixed_dictionaries({"devices": _JUNK}),
-                "devices": _JUNK | st.just([{"path": "/dev/null"}]),
-                "namespaces": _JUNK,
-            },
-        ),
-        "mounts": _JUNK
-        | st.lists(
-            st.fixed_dictionaries(
-                {},
-                optional={
-                    "destination": st.sampled_from(["", "/x", "blockdev:///x", "/dev/shm"]),
-                    "source": st.sampled_from(
-                        ["", "/dev/null", "sandbox://x", "uvm:///", "hugepages://"]
-                    ),
-                    "options": _JUNK,
-                },
-            )
-            | st.none(),
-            max_size=3,
-        ),
-        "hooks": _JUNK,
-        "windows": _JUNK
-        | st.fixed_dictionaries(
-            {},
-            optional={"network": _JUNK, "devices": st.just([{"id": "x", "idType": "gpu"}]) | _JUNK},
-        ),
-        "hostname": st.sampled_from(["", "h"]) | _JUNK,
-    },
+_EMPTY: st.SearchStrategy[Any] = st.none() | st.just({})
+
+
+def _object(**members: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """An object any of whose members may be missing."""
+    return st.fixed_dictionaries({}, optional=members)
+
+
+_MOUNT = _object(
+    destination=st.sampled_from(["", "/x", "blockdev:///x", "/dev/shm", None]),
+    source=st.sampled_from(["", "/dev/null", "sandbox://x", "uvm:///", "hugepages://", None]),
+    options=st.sampled_from([None, [], ["ro", None]]),
+)
+_DEVICE = _object(path=st.just("/dev/null") | _JUNK, major=_JUNK) | st.none()
+_SECTIONS = _object(
+    process=_object(user=_EMPTY | st.just({"username": "5"}), rlimits=_JUNK),
+    root=st.just({"path": "rootfs", "readonly": True}) | _EMPTY,
+    linux=_object(
+        resources=_JUNK | _object(devices=_JUNK),
+        devices=st.none() | st.lists(_DEVICE, max_size=2),
+        namespaces=st.none() | st.lists(_object(type=st.just("network")) | st.none(), max_size=2),
+    ),
+    mounts=st.none() | st.lists(_MOUNT | st.none(), max_size=3),
+    hooks=_JUNK,
+    windows=_EMPTY | _object(network=_EMPTY, devices=st.sampled_from([None, [], [None]])),
+    hostname=st.sampled_from(["", "h", None]),
 )
 _ANNOTATIONS = st.dictionaries(
     st.sampled_from(
