@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,11 @@ REDIAL_SECONDS: Final = 0.1
 
 #: More than a Hyper-V socket can have on its way: 24 KiB in the guest, 64 KiB in the host.
 REPLAY_SIZE: Final = 128 * 1024
+
+#: On virtio it depends on the device: 256 KiB of credit is usual, and one that passes the bytes on
+#: to a unix socket has that one's buffer, too (384 KiB measured with the device of `uvm`).
+_VIRTIO_REPLAY_SIZE: Final = 512 * 1024
+_HYPER_V_BUS: Final = "/sys/bus/vmbus"
 
 #: The kernel doubles it, and allows one piece of half the result on top: 96 KiB on their way.
 _UNIX_SEND_BUFFER: Final = 32 * 1024
@@ -79,12 +85,19 @@ def closed_by_host() -> OSError:
 
 
 def limit_bytes_in_flight(connection: socket.socket) -> None:
-    """See to it that a connection to be replayed never holds more than REPLAY_SIZE unread bytes.
+    """See to it that a connection holds no more unread bytes than replay_size() says.
 
     A vsock needs nothing: the device sets the limit.
     """
     if connection.family == socket.AF_UNIX:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_SEND_BUFFER)
+
+
+def replay_size(connection: socket.socket) -> int:
+    """Return how many bytes can be lost with a connection, at most."""
+    if connection.family == socket.AF_VSOCK and not os.path.isdir(_HYPER_V_BUS):
+        return _VIRTIO_REPLAY_SIZE
+    return REPLAY_SIZE
 
 
 class Reconnect:
@@ -97,22 +110,19 @@ class Reconnect:
             without a break, or None while it is not.  With it, nothing is dialled while the host
             is away, and a stream that a host closes on purpose is given up after some seconds:
             output is dropped, input is at its end.  Without it, only stop() ends a redial.
-        replay_size: How many bytes of output are sent again on a new connection.
     """
 
-    __slots__ = ("host_connected_since", "ports", "replay_size", "transport")
+    __slots__ = ("host_connected_since", "ports", "transport")
 
     def __init__(
         self,
         transport: Transport,
         ports: StdioPorts,
         host_connected_since: Callable[[], float | None] | None = None,
-        replay_size: int = REPLAY_SIZE,
     ) -> None:
         self.transport = transport
         self.ports = ports
         self.host_connected_since = host_connected_since
-        self.replay_size = replay_size
 
 
 class Redialler:
@@ -147,11 +157,6 @@ class Redialler:
         self._given_up: Callable[[], None] = self.cancel
         self._short_lived = False
         self._connected_at = self._dialled_at = -REDIAL_SECONDS - _SHORT_LIVED_SECONDS
-
-    @property
-    def replay_size(self) -> int:
-        """See Reconnect."""
-        return self._reconnect.replay_size
 
     def start(
         self,

@@ -13,6 +13,7 @@ from gcs.stdio.reconnect import (
     limit_bytes_in_flight,
     peer_is_gone,
     read_end,
+    replay_size,
 )
 from gcs.stdio.replay_buffer import ReplayBuffer
 from gcs.stdio.sink import LINGER_SECONDS
@@ -39,7 +40,7 @@ class ReconnectingSink:
 
     Without a connection it is full.  A loss is noticed at once, also while nothing is written.  On
     the new connection the last bytes are sent again, since nobody can know what the host has read:
-    it may get up to `replay_size` bytes twice.
+    it may get up to `replay_size()` bytes twice.
 
     Args:
         connection: A non-blocking connected stream socket, owned from now on.
@@ -78,7 +79,7 @@ class ReconnectingSink:
         self._redialler = redialler
         self._linger_seconds = linger_seconds
         self._connection: socket.socket | None = None
-        self._recent = ReplayBuffer(redialler.replay_size)
+        self._recent = ReplayBuffer(replay_size(connection))
         self._replay = _NOTHING
         self._callback: Callable[[], None] | None = None
         self._failure: OSError | None = None
@@ -117,7 +118,7 @@ class ReconnectingSink:
     async def settled(self, seconds: float) -> bool:
         """Wait until all bytes that were taken are on a connection, at most `seconds`.
 
-        True as well when nothing can be done for them any more.
+        True as well when there were none, or nothing can be done for them any more.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -168,7 +169,8 @@ class ReconnectingSink:
     def _lost(self, error: OSError) -> None:
         self._drop_connection()
         self._half_closed = False
-        self._settled.clear()
+        if self._recent:
+            self._settled.clear()
         limit = ENDED_LIMIT_SECONDS if self._ended else None
         self._redialler.start(error, self._connected, self._fail, limit)
 
@@ -208,12 +210,14 @@ class ReconnectingSink:
             self._wake_writer()
 
     def _resend(self, connection: socket.socket) -> None:
+        sent = 0
         try:
-            self._replay = self._replay[self._send(self._replay) :]
+            sent = self._send(self._replay)
         except OSError as error:
             self._fail(error)
         if self._connection is not connection:
             return
+        self._replay = self._replay[sent:]
         if not self._replay:
             self._replay = _NOTHING
             self._settled.set()

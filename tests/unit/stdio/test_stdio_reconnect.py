@@ -20,6 +20,7 @@ from gcs.stdio.reconnect import (
     is_disconnect,
     limit_bytes_in_flight,
     peer_is_gone,
+    replay_size,
 )
 from gcs.stdio.reconnecting_sink import ReconnectingSink
 from gcs.transport import DialError
@@ -428,3 +429,10 @@ def test_no_more_is_in_flight_than_is_repeated() -> None:
             held -= len(far.recv(1 << 20))
     near.close()
     far.close()
+
+
+def test_more_is_repeated_where_more_is_in_flight() -> None:
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket(socket.AF_VSOCK) as vsock:
+        assert replay_size(unix) == REPLAY_SIZE
+        on_hyper_v = os.path.isdir("/sys/bus/vmbus")
+        assert replay_size(vsock) == (REPLAY_SIZE if on_hyper_v else 4 * REPLAY_SIZE)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import given, strategies as st
 
-from gcs.stdio.replay_buffer import ReplayBuffer
+from gcs.stdio.replay_buffer import BLOCK, ReplayBuffer
+
+SAMPLE = os.urandom(1 << 20)
 
 
 @given(
-    st.integers(min_value=1, max_value=50),
-    st.lists(st.binary(max_size=80), max_size=40),
+    st.one_of(st.integers(1, 100), st.integers(1, 4 * BLOCK)),
+    st.lists(st.one_of(st.integers(0, 300), st.integers(0, 5 * BLOCK)), max_size=40),
 )
-def test_exactly_the_last_bytes_are_kept_in_order(size: int, pieces: list[bytes]) -> None:
+def test_exactly_the_last_bytes_are_kept_in_order(size: int, lengths: list[int]) -> None:
     buffer = ReplayBuffer(size)
+    assert not buffer
     written = b""
-    for number, piece in enumerate(pieces):
+    for number, length in enumerate(lengths):
+        start = len(written) % (len(SAMPLE) // 2)
+        piece = SAMPLE[start : start + length]
         buffer.append(memoryview(piece) if number % 2 else piece)
         written += piece
         assert buffer.tail() == written[-size:]
-        assert len(buffer._bytes) <= size + size // 4
+        assert bool(buffer) == bool(written)
+        assert buffer._held <= max(2 * size, size + BLOCK)
 
 
 def test_what_is_cleared_is_gone() -> None:
