@@ -63,11 +63,14 @@ def edit_network_files(edit: Edit) -> None:
         add_network_files(edit.document, edit.view, directory, names)
         return
     check_hostname(edit.view.hostname)
-    contents = _contents(edit.view.hostname or edit.guest.hostname, edit.dns)
+    hostname = edit.view.hostname or edit.guest.hostname
     if kind is Kind.SANDBOX:
+        contents = _contents(hostname, edit.dns)
         files = {name: content.encode() for name, content in contents.items()}
     else:
-        files = add_network_files(edit.document, edit.view, directory, contents)
+        # Where the host mounts its own resolv.conf, ours can't have too many domains.
+        dns = Dns() if _mounts_resolv_conf(edit) else edit.dns
+        files = add_network_files(edit.document, edit.view, directory, _contents(hostname, dns))
     written = Bundle(directory)
     edit.undo.callback(written.undo)
     written.write(files)
@@ -81,6 +84,11 @@ def _contents(hostname: str, dns: Dns) -> dict[str, str]:
         "hosts": hosts_file(hostname),
         "resolv.conf": resolv_conf(list(dns.searches), list(dns.servers)),
     }
+
+
+def _mounts_resolv_conf(edit: Edit) -> bool:
+    places = (mount.destination for mount in edit.view.mounts)
+    return any(place and os.path.normpath(place) == "/etc/resolv.conf" for place in places)
 
 
 def _split(text: str) -> list[str]:

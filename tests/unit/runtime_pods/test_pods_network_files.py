@@ -105,3 +105,9 @@ def test_too_many_search_domains(tmp_path: Path) -> None:
     with pytest.raises(GcsError, match="7 DNS search domains"):
         edit_network_files(edit_of(tmp_path, "sandbox", dns=dns))
     assert os.listdir(tmp_path) == []
+
+
+def test_search_domains_do_not_matter_to_who_has_a_resolv_conf(tmp_path: Path) -> None:
+    mount = {"destination": "/etc/resolv.conf", "type": "bind", "source": "/x"}
+    edit_network_files(edit_of(tmp_path, "standalone", mounts=[mount], dns=Dns(tuple("abcdefg"))))
+    assert sorted(os.listdir(tmp_path)) == ["hostname", "hosts"]
