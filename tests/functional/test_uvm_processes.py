@@ -33,9 +33,16 @@ async def test_a_child_and_its_last_words(tmp_path: Path) -> None:
 
 async def test_a_child_that_does_not_want_to_end(tmp_path: Path) -> None:
     read, write = os.pipe()
-    command = f"trap '' TERM; echo ready >&{write}; while :; do sleep 0.1; done"
-    child = await Child.spawn(["sh", "-c", command], output=tmp_path / "log", pass_fds=[write])
-    assert await asyncio.to_thread(os.read, read, 100) == b"ready\n"
+    program = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"os.write({write}, b'ready')\n"
+        "while True: signal.pause()"
+    )
+    child = await Child.spawn(
+        [sys.executable, "-c", program], output=tmp_path / "log", pass_fds=[write]
+    )
+    assert await asyncio.to_thread(os.read, read, 100) == b"ready"
     os.close(read)
     os.close(write)
     await child.stop(grace=0.05)
