@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal as signals
 import time
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from gcs.cgroup.files import CgroupGoneError, read_text, write_text
 from gcs.cgroup.metrics import cut_for_host
 from gcs.linux.pidfd import open_pidfd, send_signal
-from gcs.protocol.errors import GcsError, InvalidArgumentError
+from gcs.protocol.errors import GcsError, InvalidArgumentError, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
 
 #: Seconds a group may stay busy after its last process was killed or has ended.
 BUSY_LIMIT: Final = 10.0
@@ -233,7 +236,8 @@ class Cgroup(ABC):
             write_text(path, value)
         except OSError as error:
             self.require()
-            raise GcsError(f"control group {self.path}: {what}: {error}") from error
+            text = error_text(error)
+            raise GcsError(f"control group {self.path}: {what}: {text}") from error
 
 
 class CgroupManager(ABC):
@@ -276,3 +280,9 @@ class CgroupManager(ABC):
         if parts[0] or len(parts) < 2 or any(part in ("", ".", "..") for part in parts[1:]):
             raise InvalidArgumentError(f"{path!r} can't be the path of a control group")
         return self._group(path)
+
+
+def warn_of_io_weight(path: str, weight: int) -> None:
+    """Log that block I/O of a group has no weight: a preference, which is no reason to fail."""
+    text = "control group %s: the kernel has no weights of block I/O; %d is ignored"
+    logger.warning(text, path, weight)

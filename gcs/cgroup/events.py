@@ -1,8 +1,8 @@
 """Memory events: processes killed for want of memory, and usage above a threshold (spec 4.7).
 
 The kernel tells by inotify on ``memory.events`` (v2) or by an eventfd registered in
-``cgroup.event_control`` (v1).  Only for a threshold of usage version 2 has no event, other than that
-of ``memory.high``, which would slow the group down: there usage is looked at now and then.
+``cgroup.event_control`` (v1).  Only for a threshold of usage version 2 has no event, other than
+that of ``memory.high``, which would slow the group down: there usage is looked at now and then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from gcs.cgroup.files import write_text
 from gcs.linux import inotify
-from gcs.protocol.errors import GcsError
+from gcs.protocol.errors import GcsError, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,11 +108,16 @@ class OomWatch(MemoryWatch):
     async def _look(self) -> None:
         for pause in self._pauses:
             await asyncio.sleep(pause)
-            kills = await asyncio.to_thread(self.group.oom_kills)
+            kills = await asyncio.to_thread(self._measure)
+            if kills is None:
+                return
             if kills > self._kills:
                 self._kills = kills
                 self._tell(kills)
                 return
+
+    def _measure(self) -> int | None:
+        return self.group.oom_kills() if self.group.exists() else None
 
 
 class ThresholdWatch(MemoryWatch):
@@ -163,6 +168,7 @@ class MemoryEvents:
     def watch_oom(self, group: Cgroup, report: Callable[[int], object]) -> MemoryWatch:
         """Report kills for want of memory from now on, in the group and below.
 
+        Watchers on cgroup v2 are not told that a group is removed: close the watch then.
         On cgroup v1 a limit of a group below does not count: only the group whose limit was hit,
         and those in it, are told.
 
@@ -212,7 +218,8 @@ class MemoryEvents:
         except OSError as error:
             watch.close()
             path = watch.group.path
-            raise GcsError(f"memory events of cgroup {path} can't be watched: {error}") from error
+            text = f"memory events of cgroup {path} can't be watched: {error_text(error)}"
+            raise GcsError(text) from error
         self._watches = [other for other in self._watches if not other.closed]
         self._watches.append(watch)
         return watch

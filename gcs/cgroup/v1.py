@@ -14,10 +14,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from gcs.cgroup import metrics_v1
-from gcs.cgroup.cgroup import Cgroup, CgroupManager
+from gcs.cgroup.cgroup import Cgroup, CgroupManager, warn_of_io_weight
 from gcs.cgroup.files import MAX, hugepage_sizes, read_number, read_table, read_text, write_text
 from gcs.cgroup.resources import BlockIo, Cpu, Memory, read_resources
-from gcs.protocol.errors import GcsError
+from gcs.protocol.errors import GcsError, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,8 @@ class V1Manager(CgroupManager):
             if read_number(path) != 1:
                 write_text(path, "1")
         except OSError as error:
-            raise GcsError(f"cannot enable hierarchical memory accounting: {error}") from error
+            text = error_text(error)
+            raise GcsError(f"cannot enable hierarchical memory accounting: {text}") from error
 
     def _group(self, path: str) -> Cgroup:
         return V1Cgroup(self.root, path, self.hierarchies, self._page_sizes)
@@ -70,7 +71,8 @@ def find_hierarchies(root: str) -> dict[str, str]:
     try:
         names = sorted(os.listdir(root))
     except OSError as error:
-        raise GcsError(f"cannot list the cgroup hierarchies: {error}") from error
+        text = error_text(error)
+        raise GcsError(f"cannot list the cgroup hierarchies: {text}") from error
     for name in names:
         path = f"{root}/{name}"
         # Hierarchies of several controllers have a symbolic link for each of them.
@@ -131,6 +133,9 @@ class V1Cgroup(Cgroup):
     def apply(self, resources: Mapping[str, Any] | None) -> None:
         """See Cgroup.apply."""
         document = read_resources(resources)
+        if document.unified:
+            names = ", ".join(document.unified)
+            raise GcsError(f"control group {self.path}: {names} can be set on cgroup v2 only")
         self._set_memory(document.memory)
         self._set_cpu(document.cpu)
         if document.pids.limit:
@@ -243,7 +248,7 @@ class V1Cgroup(Cgroup):
 
     def _set_block_io(self, io: BlockIo) -> None:
         if io.weight:
-            self._set("blkio", weight=io.weight)
+            self._set_io_weight(io.weight)
         for name, devices in (
             ("read_bps", io.throttle_read_bps_device),
             ("write_bps", io.throttle_write_bps_device),
@@ -254,6 +259,16 @@ class V1Cgroup(Cgroup):
                 value = f"{device.major}:{device.minor} {device.rate}"
                 self._set_file("blkio", f"blkio.throttle.{name}_device", value)
 
+    def _set_io_weight(self, weight: int) -> None:
+        """Set it for the CFQ scheduler (Linux before 5.0) or BFQ; without either, warn."""
+        directory = self.directory("blkio")
+        if os.path.exists(f"{directory}/blkio.weight"):
+            self._set("blkio", weight=weight)
+        elif os.path.exists(f"{directory}/blkio.bfq.weight"):
+            self._set_file("blkio", "blkio.bfq.weight", str(weight))
+        else:
+            warn_of_io_weight(self.path, weight)
+
     def _inherit_cpuset(self, above: str, path: str) -> None:
         """Give a new group its parent's processors: without any it takes no process."""
         parent, child = self._controller("cpuset", above), self._controller("cpuset", path)
@@ -262,7 +277,8 @@ class V1Cgroup(Cgroup):
                 if not getattr(child, name):
                     setattr(child, name, getattr(parent, name))
         except OSError as error:
-            raise GcsError(f"control group {path}: inheriting cpuset.{name}: {error}") from error
+            text = error_text(error)
+            raise GcsError(f"control group {path}: inheriting cpuset.{name}: {text}") from error
 
     def _set(self, controller: str, **settings: int) -> None:
         """Set typed values of a controller that cgroupspy knows."""
@@ -279,7 +295,14 @@ class V1Cgroup(Cgroup):
                 ) from error
 
     def _set_file(self, controller: str, name: str, value: str) -> None:
-        self._write(f"{self.directory(controller)}/{name}", value, f"setting {name}")
+        path = f"{self.directory(controller)}/{name}"
+        if not os.path.exists(path):
+            self.require()
+            raise GcsError(
+                f"control group {self.path}: {name} can't be set to {value!r}: the kernel has no "
+                "such setting here"
+            )
+        self._write(path, value, f"setting {name}")
 
     def _controller(self, controller: str, path: str) -> Any:
         from cgroupspy.nodes import Node  # only where version 1 is in use
@@ -294,5 +317,5 @@ def _make_directory(path: str, undo: ExitStack) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise GcsError(f"cannot make control group {path}: {error}") from error
+        raise GcsError(f"cannot make a control group: {error_text(error)}") from error
     undo.callback(os.rmdir, path)

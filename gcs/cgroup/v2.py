@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gcs.cgroup import metrics_v2
-from gcs.cgroup.cgroup import Cgroup, CgroupManager
+from gcs.cgroup.cgroup import Cgroup, CgroupManager, warn_of_io_weight
 from gcs.cgroup.files import hugepage_sizes, read_number, read_table, read_text, write_text
 from gcs.cgroup.resources import io_weight, read_resources, v2_settings
-from gcs.protocol.errors import GcsError
+from gcs.protocol.errors import GcsError, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +72,7 @@ class V2Cgroup(Cgroup):
                 except FileExistsError:
                     continue
                 except OSError as error:
-                    raise GcsError(f"cannot make control group {directory}: {error}") from error
+                    raise GcsError(f"cannot make a control group: {error_text(error)}") from error
                 undo.callback(os.rmdir, directory)
             self.apply(resources)
             undo.pop_all()
@@ -139,11 +139,7 @@ class V2Cgroup(Cgroup):
         if os.path.exists(f"{self.directory}/io.weight"):
             self._set("io.weight", f"default {io_weight(weight)}")
         else:
-            logger.warning(
-                "control group %s: the kernel has no weights of block I/O; %d is ignored",
-                self.path,
-                weight,
-            )
+            warn_of_io_weight(self.path, weight)
 
 
 def enable_controllers(directory: str) -> None:
@@ -158,7 +154,7 @@ def enable_controllers(directory: str) -> None:
     for name in missing:
         error = _try_to_write(path, f"+{name}")
         if error is not None:
-            logger.warning("cgroup controller %s not enabled: %s", name, error)
+            logger.warning("cgroup controller %s not enabled: %s", name, error_text(error))
 
 
 def _try_to_write(path: str, value: str) -> OSError | None:
