@@ -66,7 +66,7 @@ class Guest:
         The bridge is accepted only when the entropy was fetched and the log is connected.
         """
         entropy, log, bridge = self._listeners
-        entropy_task = asyncio.create_task(serve_entropy(entropy))
+        entropy_task = asyncio.create_task(self._serve_entropy(entropy))
         log_task = asyncio.create_task(self._accept_log(log))
         try:
             await asyncio.gather(entropy_task, log_task)
@@ -137,6 +137,10 @@ class Guest:
         return await self.execute(
             UVM_ID, parameters, stdin=stdin, stdout=stdout, stderr=stderr and not console
         )
+
+    async def _serve_entropy(self, listener: PortListener) -> None:
+        await serve_entropy(listener)
+        self._timings.mark("entropy served")
 
     async def _accept_log(self, listener: PortListener) -> None:
         connected = await listener.accept_once()

@@ -42,6 +42,7 @@ def test_output_errors_exit_code_and_timings(uvm: Uvm) -> None:
     assert list(timings) == [
         "disks prepared",
         "spawned",
+        "entropy served",
         "log connected",
         "bridge connected",
         "negotiated",
