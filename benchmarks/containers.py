@@ -1,11 +1,25 @@
 """Containers for measurements: a busybox root file system, mounted once, under an overlay each."""
 
+import signal
+import uuid
 from dataclasses import dataclass
 
 from gcs.protocol.settings import ADD, REMOVE, CombinedLayers, Layer
 from uvm.container import Container, new_container_id
 from uvm.guest import Guest
-from uvm.spec import ContainerOptions, ProcessOptions
+from uvm.spec import ContainerOptions, ProcessOptions, container_document
+
+
+async def mount_layer(guest: Guest, path: str) -> None:
+    """Mount the VM's only disk, by a program in the VM.
+
+    The reference finds disks by names that only Hyper-V has, so a request would not do.
+    """
+    script = f"mkdir -p {path} && mount -t ext4 -o ro,noload /dev/sda {path}"
+    process = await guest.execute_in_vm(["/bin/sh", "-c", script])
+    completed = await process.communicate()
+    if completed.exit_code != 0:
+        raise RuntimeError(f"the layer can't be mounted: {completed.stderr.decode()}")
 
 
 @dataclass(frozen=True)
@@ -35,11 +49,22 @@ class Workbench:
         return container
 
     async def create(self, container: Container, *arguments: str) -> None:
-        """Create the container, to run a command."""
-        await container.create(ContainerOptions(ProcessOptions(arguments)))
+        """Create the container, to run a command.
+
+        Each names a network namespace of its own: the reference can't make a second container
+        that names none.
+        """
+        options = ContainerOptions(ProcessOptions(arguments))
+        document = container_document(options, container.rootfs_path)
+        document["windows"] = {"network": {"networkNamespace": str(uuid.uuid4())}}
+        await container.create_from(document)
 
     async def discard(self, container: Container) -> None:
-        """End the container if it runs, and remove every trace of it."""
+        """Kill the container if it runs, and remove every trace of it."""
+        if container.init is not None and await container.init.signal(signal.SIGKILL):
+            container.init.close()
+            await container.init.wait()
+            await container.wait_exit()
         await container.remove()
         await self._modify(REMOVE, CombinedLayers(container_root_path=container.rootfs_path))
 

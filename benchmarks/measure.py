@@ -61,7 +61,7 @@ class Sizes:
     running: int = 20
 
 
-async def round_trips(guest: Guest, sizes: Sizes) -> Rows:
+async def round_trips(bench: Workbench, sizes: Sizes) -> Rows:
     """Measure a request that does nothing, alone and with 64 in flight."""
     rows: Rows = {}
     for in_flight in (1, 64):
@@ -73,7 +73,7 @@ async def round_trips(guest: Guest, sizes: Sizes) -> Rows:
             while remaining > 0:
                 remaining -= 1
                 start = time.perf_counter()
-                await guest.client.start_container("benchmark")
+                await bench.guest.client.start_container("benchmark")
                 durations.append(time.perf_counter() - start)
 
         await asyncio.gather(*(worker() for _ in range(in_flight)))
@@ -179,7 +179,6 @@ async def _in_container(
     process = await container.start(stdin=stdin)
 
     async def discard() -> None:
-        await process.wait()
         await container.wait_exit()
         await bench.discard(container)
 
@@ -192,7 +191,6 @@ async def _in_vm(
     process = await bench.guest.execute_in_vm(list(arguments), stdin=stdin)
 
     async def discard() -> None:
-        await process.wait()
         process.close()
 
     return process, discard
@@ -212,6 +210,8 @@ async def _receive(process: Process) -> None:
     buffer = bytearray(_CHUNK)
     while await loop.sock_recv_into(stdout, buffer):
         continue
+    stdout.close()
+    await process.wait()
 
 
 async def _send(process: Process, sizes: Sizes) -> None:
