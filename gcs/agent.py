@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal as signals
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gcs import __version__
 from gcs.bridge.bridge import Bridge
@@ -15,15 +15,13 @@ from gcs.bridge.redial import serve_forever
 from gcs.transport import VsockTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from gcs.bridge.request import Handler
     from gcs.bridge.services import Services
     from gcs.logs import Logs
     from gcs.policy.stance import Policy
-    from gcs.protocol.responses import Notification
     from gcs.runtime.host import Host
-    from gcs.storage.driver import ResourceDriver
     from gcs.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -33,6 +31,10 @@ _CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 #: The interpreter of our PID 1 lives here, in our image and nowhere else.
 _GUEST_PREFIX = "/usr/lib/gcs/"
 _CONFIDENTIAL_DEVICES = ("/dev/sev", "/dev/sev-guest")
+#: How long file systems may take to be written out before the machine is switched off (seconds).
+_SYNC_SECONDS = 10.0
+#: How long requests may take to be called off then: some wait for the kernel.
+_CANCEL_SECONDS = 5.0
 
 
 class Options:
@@ -44,11 +46,13 @@ class Options:
         answer_requests: Know any request at all.
         use_standard_streams: Serve descriptors 0 and 1, once, instead of dialling.
         core_pattern: Kernel's pattern for core files; empty leaves it as it is.
+        hold_seconds: See :class:`gcs.bridge.bridge.Bridge`.
     """
 
     __slots__ = (
         "answer_requests",
         "core_pattern",
+        "hold_seconds",
         "policy",
         "transport",
         "use_standard_streams",
@@ -62,12 +66,14 @@ class Options:
         answer_requests: bool,
         use_standard_streams: bool,
         core_pattern: str,
+        hold_seconds: float,
     ) -> None:
         self.transport = transport
         self.policy = policy
         self.answer_requests = answer_requests
         self.use_standard_streams = use_standard_streams
         self.core_pattern = core_pattern
+        self.hold_seconds = hold_seconds
 
 
 class Agent:
@@ -99,7 +105,10 @@ class Agent:
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, self._end, 0, f"signal {number.name}")
         self._bridge = Bridge(
-            self._load, enabled=self._options.answer_requests, sequential=_is_confidential()
+            self._load,
+            enabled=self._options.answer_requests,
+            sequential=_is_confidential(),
+            hold_seconds=self._options.hold_seconds,
         )
         serving = asyncio.create_task(self._serve(streams), name="serve")
         try:
@@ -145,41 +154,22 @@ class Agent:
             self._ending.set_result(status)
 
     async def _finish(self) -> None:
-        await self._bridge.close()
         if self._powering_off and may_power_off(self._options.transport):
-            from gcs.linux.power import power_off
-
-            logger.info("powering off")
-            self._logs.close()
-            await asyncio.to_thread(power_off)
+            await self._power_off()
+        await self._bridge.close()
         if self._host is not None:
             await self._host.close()
 
+    async def _power_off(self) -> None:
+        """End the VM, whatever hangs."""
+        from gcs.linux.power import power_off, write_out_file_systems
 
-def _make_host(transport: Transport, publish: Callable[[Notification], None]) -> Host:
-    from gcs.runtime.children import Children
-    from gcs.runtime.host import Host
-    from gcs.runtime.resources import ResourceTable
-    from gcs.runtime.runc import Runc
-    from gcs.storage.combined_layers import CombinedLayersDriver
-    from gcs.storage.scsi import ScsiBus
-    from gcs.storage.scsi_device import ScsiDeviceDriver
-    from gcs.storage.virtual_disk import VirtualDiskDriver
-
-    children = Children()
-    bus = ScsiBus()
-    drivers: dict[str, ResourceDriver[Any]] = {
-        "SCSIDevice": ScsiDeviceDriver(bus),
-        "MappedVirtualDisk": VirtualDiskDriver(bus),
-        "CombinedLayers": CombinedLayersDriver(),
-    }
-    return Host(
-        transport=transport,
-        children=children,
-        runtime=Runc(children),
-        resources=ResourceTable(drivers),
-        publish=publish,
-    )
+        await self._bridge.close(_CANCEL_SECONDS)
+        if not await asyncio.to_thread(write_out_file_systems, _SYNC_SECONDS):
+            logger.error("file systems could not be written out within %g s", _SYNC_SECONDS)
+        logger.info("powering off")
+        self._logs.close()
+        await asyncio.to_thread(power_off)
 
 
 def may_power_off(transport: Transport) -> bool:

@@ -12,6 +12,7 @@ from gcs.flags import Flag, FlagError, HelpRequested, parse, usage
 from gcs.init.launch import ensure_standard_descriptors
 from gcs.logs import LOG_FORMATS, LOG_LEVELS, set_up
 from gcs.policy.stance import STANCES
+from gcs.protocol import scrub
 from gcs.transport import parse_transport
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ FLAGS = (
         _one_of(tuple(STANCES)),
     ),
     Flag("transport", "vsock", "how to reach the host: vsock or unix:PREFIX", _transport),
+    Flag("reconnect-hold-ms", 10_000, "see gcs.bridge.outbox, in milliseconds", hidden=True),
 )
 
 
@@ -83,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         answer_requests=values["v4"],
         use_standard_streams=values["use-inouterr"],
         core_pattern=values["core-dump-location"],
+        hold_seconds=values["reconnect-hold-ms"] / 1000,
     )
+    scrub.set_enabled(values["scrub-logs"])
     try:
         logs = set_up(
             level=values["loglevel"],

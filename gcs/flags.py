@@ -31,9 +31,10 @@ class Flag:
         default: Value when the flag is not given; its type decides the syntax (bool, int, str).
         usage: One line of explanation.
         check: Called with a given value; raises ValueError when it is not acceptable.
+        hidden: Leave it out of the usage text: it is of no use to anybody but tests.
     """
 
-    __slots__ = ("check", "default", "name", "usage")
+    __slots__ = ("check", "default", "hidden", "name", "usage")
 
     def __init__(
         self,
@@ -41,11 +42,14 @@ class Flag:
         default: bool | int | str,
         usage: str,
         check: Callable[[Any], None] | None = None,
+        *,
+        hidden: bool = False,
     ) -> None:
         self.name = name
         self.default = default
         self.usage = usage
         self.check = check
+        self.hidden = hidden
 
     @property
     def is_boolean(self) -> bool:
@@ -117,7 +121,8 @@ def parse(flags: Iterable[Flag], arguments: Sequence[str]) -> tuple[dict[str, An
 def usage(program: str, flags: Iterable[Flag]) -> str:
     """Return the explanation of all flags, in alphabetical order."""
     lines = [f"Usage of {program}:"]
-    for flag in sorted(flags, key=lambda flag: flag.name):
+    shown = (flag for flag in flags if not flag.hidden)
+    for flag in sorted(shown, key=lambda flag: flag.name):
         kind = {bool: "", int: " uint"}.get(type(flag.default), " string")
         default = f' (default "{flag.default}")' if isinstance(flag.default, str) else ""
         if not isinstance(flag.default, str):

@@ -21,14 +21,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from gcs.protocol.logs import LEVELS, LogEntry, encode_json, encode_text
+from gcs.protocol.logs import LEVELS, TRACE, LogEntry, encode_json, encode_text, span_entry
+from gcs.protocol.trace import current, set_exporter
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from types import TracebackType
 
-TRACE = 5
+    from gcs.protocol.trace import Span
+
 #: Names of ``-loglevel``.
 LOG_LEVELS = {
     "trace": TRACE,
@@ -49,6 +51,7 @@ _MAX_STACK = 16 * 1024
 _LINE_BYTES = 16 * 1024
 
 logger = logging.getLogger(__name__)
+_root = logging.getLogger()
 
 
 class LogWriter:
@@ -140,15 +143,30 @@ class EntryHandler(logging.Handler):
         """Queue a record; what can't be formatted becomes an entry that says so."""
         if self.muted:
             return
-        if self._dropped:
-            lost = self._entry(f"{self._dropped} log entries were dropped: nobody reads the log")
-            if self._writer.write(self._encode(lost)):
-                self._dropped = 0
         try:
             line = self._encode(entry_of(record))
         except Exception as error:  # noqa: BLE001 - a log call must never fail its caller
             text = f"malformed log call in {record.pathname}:{record.lineno}: {error!r}"
             line = self._encode(self._entry(text))
+        self._write(line)
+
+    def export(self, span: Span) -> None:
+        """Queue a span that has ended."""
+        severity = logging.ERROR if span.error else logging.INFO
+        if self.muted or not _root.isEnabledFor(severity):
+            return
+        line = self._encode(span_entry(span))
+        self.acquire()
+        try:
+            self._write(line)
+        finally:
+            self.release()
+
+    def _write(self, line: bytes) -> None:
+        if self._dropped:
+            lost = self._entry(f"{self._dropped} log entries were dropped: nobody reads the log")
+            if self._writer.write(self._encode(lost)):
+                self._dropped = 0
         if not self._writer.write(line):
             self._dropped += 1
 
@@ -166,11 +184,18 @@ _RECORD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
 
 
 def entry_of(record: logging.LogRecord) -> LogEntry:
-    """Return the entry for a record, with ``error`` and ``stack`` for an exception."""
+    """Return the entry for a record, with ``error`` and ``stack`` for an exception.
+
+    Called where the record was made: the ids of the span there are added.
+    """
     fields: dict[str, Any] = {
         key: value for key, value in record.__dict__.items() if key not in _RECORD_ATTRIBUTES
     }
     fields.update(record.__dict__.get("fields") or {})
+    span = current()
+    if span is not None:
+        fields.setdefault("traceID", span.trace_id)
+        fields.setdefault("spanID", span.span_id)
     if record.exc_info and record.exc_info[1] is not None:
         from traceback import format_exception
 
@@ -288,9 +313,9 @@ def set_up(*, level: str, form: str, path: str = "", muted: bool = False) -> Log
     writer = LogWriter(descriptor)
     handler = EntryHandler(writer, LOG_FORMATS[form])
     handler.muted = muted
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(LOG_LEVELS[level])
+    _root.handlers[:] = [handler]
+    _root.setLevel(LOG_LEVELS[level])
+    set_exporter(handler.export)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.raiseExceptions = False  # or logging itself would print
     logging.logProcesses = logging.logMultiprocessing = False

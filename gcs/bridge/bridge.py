@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import deque
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from gcs.bridge.connection import Connection
+from gcs.bridge.exit_codes import ExitCodes
 from gcs.bridge.message import Message, encode_fitting, notification_message
 from gcs.bridge.negotiation import negotiate
+from gcs.bridge.outbox import HOLD_SECONDS, Outbox
 from gcs.bridge.request import Request
-from gcs.protocol.errors import GcsError, NotImplementedByAgentError, WaitTimeoutError
-from gcs.protocol.frame import MessageType, response_type
-from gcs.protocol.responses import PROTOCOL_VERSION, error_response
+from gcs.bridge.router import Router, failure, unknown
+from gcs.bridge.tracing import notification_span
+from gcs.protocol import scrub
+from gcs.protocol.errors import GcsError
+from gcs.protocol.frame import HEADER_SIZE, MessageType, response_type, type_name
+from gcs.protocol.logs import TRACE
+from gcs.protocol.responses import PROTOCOL_VERSION, WaitForProcessResponse, error_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,12 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A host gives its VM up when a request takes 5 minutes, so none takes longer than this (seconds).
-REQUEST_SECONDS = 240.0
 #: Requests at once; a host with some hundred containers waits for some thousand processes.
 MAX_REQUESTS = 32_768
-#: A sequential request that takes longer is worth a warning (seconds; spec 1.4).
-SLOW_SECONDS = 5.0
 
 
 class _Session:
@@ -56,6 +57,7 @@ class Bridge:
             negotiation was answered, so that the answer does not wait for imports.
         enabled: Without it no request is known, not even NegotiateProtocol (flag ``-v4``).
         sequential: One request at a time, as confidential VMs do; waits don't count.
+        hold_seconds: See :class:`gcs.bridge.outbox.Outbox`.
     """
 
     def __init__(
@@ -64,13 +66,13 @@ class Bridge:
         *,
         enabled: bool = True,
         sequential: bool = False,
+        hold_seconds: float = HOLD_SECONDS,
     ) -> None:
-        self._load = load
-        self._loaded: tuple[Mapping[int, Handler], Services] | None = None
+        self._exit_codes = ExitCodes()
+        self._router = Router(load, sequential=sequential, recall=self._exit_codes.recall)
         self._enabled = enabled
-        self._turn = asyncio.Lock() if sequential else None
         self._session: _Session | None = None
-        self._held: deque[Message] = deque()
+        self._outbox = Outbox(hold_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, connected: socket) -> str:
@@ -86,20 +88,25 @@ class Bridge:
         return await self._serve(lambda frame: Connection(reader, writer, frame))
 
     def publish(self, notification: Notification) -> None:
-        """Send a notification, now or as soon as a host is there."""
-        try:
-            self._deliver(notification_message(notification))
-        except GcsError:
-            logger.exception("notification dropped", extra={"cid": notification.container_id})
+        """Send a notification, as soon as a host is there that knows the container."""
+        with notification_span(notification):
+            try:
+                self._outbox.put(notification_message(notification))
+            except GcsError:
+                logger.exception("notification dropped", extra={"cid": notification.container_id})
 
-    async def close(self) -> None:
-        """Drop the connection and cancel what is being carried out."""
+    async def close(self, seconds: float | None = None) -> None:
+        """Drop the connection and cancel what is being carried out.
+
+        Args:
+            seconds: How long to wait for that; by default as long as it takes.
+        """
         if self._session is not None:
             self._session.connection.close("the agent ends")
         for task in self._tasks:
             task.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
 
     async def _serve(
         self, connect: Callable[[Callable[[Header, bytes | bytearray], None]], Connection]
@@ -112,129 +119,78 @@ class Bridge:
         finally:
             session.connection.close("the agent ends")
             self._session = None
-            unsent = session.connection.unsent()
-            self._held.extendleft(message for message in reversed(unsent) if message.kept)
+            self._outbox.close(session.connection.unsent())
+            self._exit_codes.lost()
 
     def _receive(self, session: _Session, header: Header, body: bytes | bytearray) -> None:
         request = Request(header, body)
+        if logger.isEnabledFor(TRACE):
+            _log_body("request read message", scrub.request_text(header.type, body), request)
         # Decided here, in the order of arrival: a request right behind NegotiateProtocol is good.
-        if not self._enabled:
-            self._refuse(session, request)
-        elif session.version == 0:
-            if header.type == MessageType.NEGOTIATE_PROTOCOL:
-                self._negotiate(session, request)
-            else:
-                self._refuse(session, request)
-        elif len(self._tasks) >= MAX_REQUESTS:
-            error = GcsError(f"{MAX_REQUESTS} requests are being carried out already")
-            self._respond(session, request, error_response(error))
-        else:
-            task = asyncio.create_task(self._carry_out(session, request), name=request.name)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if session.version == 0 or not self._enabled or len(self._tasks) >= MAX_REQUESTS:
+            with request.span:
+                self._answer_at_once(session, request)
+            return
+        if self._outbox.is_holding:
+            self._outbox.name(request.subject)
+        task = asyncio.create_task(self._carry_out(session, request), name=request.name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def _refuse(self, session: _Session, request: Request) -> None:
-        self._respond(session, request, _failure(request, _unknown(request, session.version)))
+    def _answer_at_once(self, session: _Session, request: Request) -> None:
+        if not self._enabled or (
+            session.version == 0 and request.type != MessageType.NEGOTIATE_PROTOCOL
+        ):
+            error = unknown(request, session.version)
+            self._respond(session, request, failure(request, error))
+        elif session.version == 0:
+            self._negotiate(session, request)
+        else:
+            busy = GcsError(f"{MAX_REQUESTS} requests are being carried out already")
+            self._respond(session, request, error_response(busy))
 
     def _negotiate(self, session: _Session, request: Request) -> None:
         try:
             response: Response = negotiate(request)
             session.version = PROTOCOL_VERSION
         except GcsError as error:
-            response = _failure(request, error)
+            response = failure(request, error)
         self._respond(session, request, response)
         if session.version:
-            while self._held:
-                session.connection.send(self._held.popleft())
-            asyncio.get_running_loop().call_soon(self._services)
-
-    def _services(self) -> tuple[Mapping[int, Handler], Services]:
-        if self._loaded is None:
-            self._loaded = self._load()
-        return self._loaded
+            self._outbox.open(session.connection.send)
+            # What is made there lives on: it must not count as a part of this request.
+            asyncio.get_running_loop().call_soon(self._router.load, context=Context())
 
     async def _carry_out(self, session: _Session, request: Request) -> None:
-        started = time.monotonic()
-        try:
-            response = await self._result(session, request)
-            if response is not None:
-                self._respond(session, request, response)
-        finally:
-            if request.when_answered is not None:
-                request.when_answered()
-        logger.debug(
-            "request done",
-            extra={
-                "message-type": request.name,
-                "message-id": request.id,
-                "activityID": request.activity_id or "",
-                "cid": request.container_id[:128],
-                "duration-ms": round((time.monotonic() - started) * 1000, 3),
-            },
-        )
-
-    async def _result(self, session: _Session, request: Request) -> Response | None:
-        """Return the response to a request, whatever happens to it; ``None`` for no response."""
-        try:
-            handlers, services = self._services()
-            handler = handlers.get(request.type)
-            if handler is None:
-                raise _unknown(request, session.version)
-            if self._turn is None:
-                return await _within_time(handler, services, request)
-            return await self._in_turn(self._turn, handler, services, request)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return _failure(request, error)
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 - even a stray SystemExit must not end the VM
-            return _failure(request, error)
-
-    async def _in_turn(
-        self, turn: asyncio.Lock, handler: Handler, services: Services, request: Request
-    ) -> Response | None:
-        if request.type == MessageType.WAIT_FOR_PROCESS:
-            async with turn:
-                pass  # it starts after what came before, and holds up nothing
-            return await _within_time(handler, services, request)
-        async with turn:
-            fields = {
-                "message-type": request.name,
-                "message-id": request.id,
-                "activity-id": request.activity_id or "",
-                "container-id": request.container_id[:128],
-            }
-            slow = asyncio.get_running_loop().call_later(
-                SLOW_SECONDS, lambda: logger.warning("request is slow", extra=fields)
-            )
+        with request.span:
             try:
-                return await _within_time(handler, services, request)
+                response = await self._router.result(request, session.version)
+                if response is not None:
+                    self._respond(session, request, response)
             finally:
-                slow.cancel()
+                if request.when_answered is not None:
+                    request.when_answered()
 
     def _respond(self, session: _Session, request: Request, response: Response) -> None:
         """Send a response where it belongs, or keep it when that connection is gone."""
         message = _response_message(request, response)
-        if session.connection.is_open:
+        is_open = session.connection.is_open
+        if isinstance(response, WaitForProcessResponse):
+            note = self._exit_codes.sent if is_open else self._exit_codes.unsent
+            note(request.container_id, request.process_id, response.exit_code)
+        if is_open:
             session.connection.send(message)
         elif message.kept:
-            self._deliver(message)
+            self._outbox.put(message)
         else:
             logger.info(
                 "response dropped: its connection is gone",
                 extra={"message-type": request.name, "message-id": request.id},
             )
-
-    def _deliver(self, message: Message) -> None:
-        """Send a message that outlives connections, once a host has negotiated."""
-        session = self._session
-        if session is not None and session.version and session.connection.is_open:
-            session.connection.send(message)
-        else:
-            self._held.append(message)
+        request.span.attributes["response-message-type"] = type_name(response_type(request.type))
+        if logger.isEnabledFor(TRACE):
+            body = message.frame[HEADER_SIZE:].decode()
+            _log_body("request write response", body, request)
 
 
 def _response_message(request: Request, response: Response) -> Message:
@@ -250,50 +206,12 @@ def _response_message(request: Request, response: Response) -> Message:
         response_type(request.type),
         request.id,
         body,
-        container_id=request.container_id,
+        subject=request.subject,
         kept=request.type == MessageType.WAIT_FOR_PROCESS,
     )
 
 
-async def _within_time(handler: Handler, services: Services, request: Request) -> Response | None:
-    """Await a handler; all but a wait have to end before the host's patience does.
-
-    Raises:
-        WaitTimeoutError: It took too long and was cancelled.
-    """
-    if request.type == MessageType.WAIT_FOR_PROCESS:
-        return await handler(services, request)
-    limit = asyncio.timeout(REQUEST_SECONDS)
-    try:
-        async with limit:
-            return await handler(services, request)
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        message = f"{request.name} was given up after {REQUEST_SECONDS:g} s"
-        raise WaitTimeoutError(message) from error
-
-
-def _unknown(request: Request, version: int) -> GcsError:
-    return NotImplementedByAgentError(
-        f"the agent has no handler for {request.name} at protocol version {version}"
-    )
-
-
-def _failure(request: Request, error: BaseException) -> Response:
-    """Return the response for an error, and log it."""
-    response = error_response(error)
-    foreseen = isinstance(error, GcsError)
-    text = response.error_message if isinstance(response.error_message, str) else ""
-    logger.log(
-        logging.WARNING if foreseen else logging.ERROR,
-        "request failed",
-        exc_info=None if foreseen else error,
-        extra={
-            "message-type": request.name,
-            "message-id": request.id,
-            "cid": request.container_id[:128],
-            "error": text[:4096],
-        },
-    )
-    return response
+def _log_body(event: str, text: str, request: Request) -> None:
+    context = request.span.context
+    fields = {"message": text, "traceID": context.trace_id, "spanID": context.span_id}
+    logger.log(TRACE, event, extra={"fields": fields})

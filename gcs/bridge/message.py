@@ -26,11 +26,11 @@ class Message:
         message_type: Its identifier.
         sequence: Number of the request it answers; 0 for a notification.
         body: JSON, at most :data:`MAX_BODY` bytes.
-        container_id: The container it is about.
+        subject: What it is about, as :attr:`gcs.bridge.request.Request.subject` names it.
         kept: Deliver it on the next connection when this one is lost.
     """
 
-    __slots__ = ("container_id", "frame", "kept")
+    __slots__ = ("frame", "kept", "subject")
 
     def __init__(
         self,
@@ -38,20 +38,18 @@ class Message:
         sequence: int,
         body: bytes,
         *,
-        container_id: str = "",
+        subject: str = "",
         kept: bool = False,
     ) -> None:
         self.frame = encode_frame(message_type, sequence, body, limit=MAX_TO_HOST)
-        self.container_id = container_id
+        self.subject = subject
         self.kept = kept
 
 
 def notification_message(notification: Notification) -> Message:
     """Return the message of a notification, which outlives its connection (spec 1.10)."""
-    container_id = notification.container_id
-    return Message(
-        MessageType.NOTIFICATION, 0, encode(notification), container_id=container_id, kept=True
-    )
+    body = encode(notification)
+    return Message(MessageType.NOTIFICATION, 0, body, subject=notification.container_id, kept=True)
 
 
 def encode_fitting(response: Response) -> bytes:

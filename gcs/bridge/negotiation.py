@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gcs.bridge.tracing import handler_span
 from gcs.protocol.errors import UnsupportedProtocolVersionError
 from gcs.protocol.requests import NegotiateProtocol
 from gcs.protocol.responses import PROTOCOL_VERSION, NegotiateProtocolResponse
@@ -19,10 +20,11 @@ def negotiate(request: Request) -> NegotiateProtocolResponse:
         InvalidJsonError: The body is malformed.
         UnsupportedProtocolVersionError: The host speaks no version of ours.
     """
-    offer = request.read(NegotiateProtocol)
-    if not offer.minimum_version <= PROTOCOL_VERSION <= offer.maximum_version:
-        raise UnsupportedProtocolVersionError(
-            f"the host speaks protocol versions {offer.minimum_version} to "
-            f"{offer.maximum_version}, the agent speaks {PROTOCOL_VERSION}"
-        )
-    return NegotiateProtocolResponse(version=PROTOCOL_VERSION)
+    with handler_span(request):
+        offer = request.read(NegotiateProtocol)
+        if not offer.minimum_version <= PROTOCOL_VERSION <= offer.maximum_version:
+            raise UnsupportedProtocolVersionError(
+                f"the host speaks protocol versions {offer.minimum_version} to "
+                f"{offer.maximum_version}, the agent speaks {PROTOCOL_VERSION}"
+            )
+        return NegotiateProtocolResponse(version=PROTOCOL_VERSION)

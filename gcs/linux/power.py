@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from gcs.linux.libc import call, naming
 
@@ -12,13 +13,27 @@ LINUX_REBOOT_CMD_HALT = 0xCDEF0123
 LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
 
 
+def write_out_file_systems(seconds: float) -> bool:
+    """Write out all file systems (sync(2)), which a disk that hangs can keep from ever ending.
+
+    Args:
+        seconds: How long to wait for it.
+
+    Returns:
+        Whether it was done within the time; if not, a thread is left that still waits.
+    """
+    thread = threading.Thread(target=os.sync, name="sync", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
 def power_off() -> None:
-    """Write out file systems, then switch the machine off.
+    """Switch the machine off, without writing out anything.
 
     Does not return when it works.  In a PID namespace of its own it ends that namespace instead
     (its first process is killed by SIGINT).  Raises OSError EPERM without CAP_SYS_BOOT.
     """
-    os.sync()
     try:
         call("reboot", LINUX_REBOOT_CMD_POWER_OFF)
     except OSError as error:

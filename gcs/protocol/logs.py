@@ -9,8 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
+from gcs.protocol.trace import SERVER, Span
+
 #: Level names a host knows, in order of severity.
 LEVELS: Final = ("trace", "debug", "info", "warning", "error", "fatal", "panic")
+#: Severity of "trace" in :mod:`logging`, which has no name for it.
+TRACE: Final = 5
 #: Longest text of one field in an entry, in characters.
 MAX_TEXT: Final = 32 * 1024
 
@@ -36,12 +40,64 @@ class LogEntry(msgspec.Struct, kw_only=True):
 
 def format_time(nanoseconds: int) -> str:
     """Return a time since the epoch in RFC 3339, UTC, with nine decimals."""
+    global _second  # noqa: PLW0603 - most calls of one second follow each other
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    date = time.gmtime(seconds)
-    return (
-        f"{date.tm_year:04}-{date.tm_mon:02}-{date.tm_mday:02}"
-        f"T{date.tm_hour:02}:{date.tm_min:02}:{date.tm_sec:02}.{fraction:09}Z"
-    )
+    known, text = _second
+    if known != seconds:
+        date = time.gmtime(seconds)
+        text = (
+            f"{date.tm_year:04}-{date.tm_mon:02}-{date.tm_mday:02}"
+            f"T{date.tm_hour:02}:{date.tm_min:02}:{date.tm_sec:02}"
+        )
+        _second = (seconds, text)
+    return f"{text}.{fraction:09}Z"
+
+
+_second: tuple[int, str] = (-1, "")
+
+
+def format_duration(nanoseconds: int) -> str:
+    """Return a length of time, not negative, in Go's form: ``1h2m3.5s``, ``1.25ms``, ``0s``."""
+    if nanoseconds == 0:
+        return "0s"
+    for unit, size in (("ns", 1), ("µs", 1000), ("ms", 1_000_000)):
+        if nanoseconds < size * 1000:
+            return f"{_decimal(nanoseconds, size)}{unit}"
+    minutes, rest = divmod(nanoseconds, 60_000_000_000)
+    text = f"{_decimal(rest, 1_000_000_000)}s"
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _decimal(number: int, divisor: int) -> str:
+    """Return a quotient by a power of ten, exactly and without needless zeros."""
+    whole, rest = divmod(number, divisor)
+    if not rest:
+        return str(whole)
+    return f"{whole}.{rest:0{len(str(divisor)) - 1}}".rstrip("0")
+
+
+def span_entry(span: Span) -> LogEntry:
+    """Return the entry for a span that has ended (spec 2.2)."""
+    fields = {key: value for key, value in span.attributes.items() if value is not None}
+    fields["name"] = span.name
+    fields["traceID"] = span.context.trace_id
+    fields["spanID"] = span.context.span_id
+    if span.parent_id:
+        fields["parentSpanID"] = span.parent_id
+    fields["startTime"] = format_time(span.start)
+    fields["endTime"] = format_time(span.start + span.duration)
+    fields["duration"] = format_duration(span.duration)
+    if span.kind:
+        fields["spanKind"] = span.kind
+    if span.context.state and span.kind == SERVER:
+        fields["traceState"] = span.context.state
+    if span.error:
+        fields.setdefault("error", span.error)
+        fields.setdefault("errorCode", span.error_code)
+    level = "error" if span.error else "info"
+    return LogEntry(level=level, message="Span", time=span.start, fields=fields)
 
 
 def encode_json(entry: LogEntry) -> bytes:

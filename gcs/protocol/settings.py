@@ -155,6 +155,18 @@ class ContainerConstraints(Message):
     linux: dict[str, Any] | None = None
 
 
+class ContainerState(Message):
+    """Whether the processes of a container are to run.
+
+    An addition of this agent's, with RequestType ``Update``: hosts of the reference never send it.
+
+    Attributes:
+        state: ``Paused`` or ``Running``.
+    """
+
+    state: str = ""
+
+
 class SecurityPolicy(Message):
     """The security policy of the VM (spec 3.10)."""
 
@@ -183,6 +195,7 @@ SETTINGS: Final[dict[str, type[Message] | None]] = {
     "Network": NetworkAdapter,
     "VPCIDevice": VPCIDevice,
     "ContainerConstraints": ContainerConstraints,
+    "ContainerState": ContainerState,
     "SecurityPolicy": SecurityPolicy,
     "SecurityPolicyFragment": SecurityPolicyFragment,
     "PodCgroupMemoryLimit": None,

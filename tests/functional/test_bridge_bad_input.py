@@ -299,7 +299,7 @@ async def test_requests_before_a_malformed_frame_are_carried_out(
     await check_serving(await agent.host.negotiated(), agent)
     entry = await agent.agent.logged(
         lambda entry: (
-            entry.message == "request done"
+            entry.fields.get("name") == "opengcs::bridge::request"
             and entry.fields["message-type"] == "Request/ExecuteProcess"
         )
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 NEGOTIATE_RESPONSE = 0x20100B01
 WAIT_RESPONSE = 0x20100601
+START_RESPONSE = 0x20100201
 
 
 class Gate:
@@ -103,7 +104,7 @@ async def test_thousands_of_waits(agent: Rig, connection: HostConnection, gate: 
 async def test_a_wait_outlives_its_connection(
     agent: Rig, connection: HostConnection, gate: Gate
 ) -> None:
-    """Its answer comes on the next one, with the old id, after the negotiation."""
+    """Its answer comes on the next one, with the old id, once the host asks about the process."""
     pid = await start(connection, gate.command(6))
     await connection.send(MessageType.WAIT_FOR_PROCESS, wait_body(pid), sequence=500)
     assert (await connection.rpc(MessageType.START, {})).result == 0
@@ -114,8 +115,12 @@ async def test_a_wait_outlives_its_connection(
     await agent.agent.logged(lambda entry: entry.fields.get("message-id") == 500)
     assert not answer.done()
     await second.negotiate()
+    assert (await second.rpc(MessageType.START, {})).result == 0
+    assert not answer.done()
+    probe = await second.rpc(MessageType.WAIT_FOR_PROCESS, wait_body(pid, timeout=50), 900)
     assert (await soon(answer)).body["ExitCode"] == 6
-    assert second.order == [NEGOTIATE_RESPONSE, WAIT_RESPONSE]
+    assert (probe.result, probe.body["ExitCode"]) == (0, 6)
+    assert second.order == [NEGOTIATE_RESPONSE, START_RESPONSE, WAIT_RESPONSE, WAIT_RESPONSE]
 
 
 async def test_a_wait_that_ends_later_is_answered_on_the_connection_of_then(
@@ -128,7 +133,8 @@ async def test_a_wait_that_ends_later_is_answered_on_the_connection_of_then(
     (await agent.host.negotiated()).close()
     third = await agent.host.negotiated()
     answer = third.expect(600)
-    assert (await third.rpc(MessageType.START, {})).result == 0
+    probe = await third.rpc(MessageType.WAIT_FOR_PROCESS, wait_body(pid, timeout=50))
+    assert probe.result == HResult.TIMEOUT
     await asyncio.to_thread(gate.open)
     assert (await soon(answer)).body["ExitCode"] == 8
 
@@ -136,7 +142,7 @@ async def test_a_wait_that_ends_later_is_answered_on_the_connection_of_then(
 async def test_exit_of_a_container_while_nobody_is_connected(
     agent: Rig, connection: HostConnection, tmp_path: Path, busybox_rootfs: Path
 ) -> None:
-    """Wait response, then notification, both once and after the negotiation."""
+    """Wait response, then notification, both once and when the host names the container."""
     name = f"bridge-exit-{os.getpid()}"
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -164,7 +170,11 @@ async def test_exit_of_a_container_while_nobody_is_connected(
     await agent.agent.logged(lambda entry: entry.fields.get("message-id") == 700)
     answer = second.expect(700)
     await second.negotiate()
+    assert (await second.rpc(MessageType.START, {})).result == 0
+    assert second.order == [NEGOTIATE_RESPONSE, START_RESPONSE]
+    probe = await second.rpc(MessageType.WAIT_FOR_PROCESS, wait_body(pid, name, timeout=50), 900)
     assert (await soon(answer)).body["ExitCode"] == 4
+    assert (probe.result, probe.body["ExitCode"]) == (0, 4)
     async with asyncio.timeout(PATIENCE):
         notification = await second.notifications.get()
     assert notification == {
@@ -174,7 +184,8 @@ async def test_exit_of_a_container_while_nobody_is_connected(
         "Operation": "None",
         "Result": 0,
     }
-    assert second.order == [NEGOTIATE_RESPONSE, WAIT_RESPONSE, MessageType.NOTIFICATION]
+    held_back = [WAIT_RESPONSE, MessageType.NOTIFICATION]
+    assert second.order == [NEGOTIATE_RESPONSE, START_RESPONSE, *held_back, WAIT_RESPONSE]
     deleted = await second.rpc(MessageType.DELETE_CONTAINER_STATE, {"ContainerId": name})
     assert deleted.result == 0, deleted.body
     assert second.notifications.empty()
@@ -203,7 +214,7 @@ async def test_the_host_closes_in_the_middle_of_responses(
     frame = struct.pack("<IIQ", MessageType.DUMP_STACKS, HEADER_SIZE + len(body), 1) + body
     for _ in range(300):
         await connection.send_raw(frame)
-    await agent.agent.logged(lambda entry: entry.message == "request done")
+    await agent.agent.logged(lambda entry: "dumpStacks" in entry.fields.get("name", ""))
     connection.close()
     second = await agent.host.negotiated()
     assert (await second.rpc(MessageType.START, {})).result == 0

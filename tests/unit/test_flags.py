@@ -95,6 +95,7 @@ def test_the_agent_has_the_flags_and_defaults_of_the_reference() -> None:
     values, _ = parse(FLAGS, [])
     transport = values.pop("transport")
     assert transport == "vsock"
+    assert values.pop("reconnect-hold-ms") == 10_000
     assert values == {
         "loglevel": "debug",
         "core-dump-location": "",
@@ -123,3 +124,9 @@ def test_the_agent_has_the_flags_and_defaults_of_the_reference() -> None:
 def test_command_lines_of_real_hosts(line: str) -> None:
     _, rest = parse(FLAGS, line.split())
     assert rest == []
+
+
+def test_a_flag_for_tests_is_not_in_the_usage_text() -> None:
+    text = usage("x", FLAGS)
+    assert "-transport" in text
+    assert "reconnect-hold-ms" not in text

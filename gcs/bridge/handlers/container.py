@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from gcs.bridge.message import MAX_BODY, encode_text
@@ -25,12 +26,18 @@ from gcs.protocol.responses import (
 from gcs.protocol.settings import REMOVE
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from gcs.bridge.request import Request
     from gcs.bridge.services import Services
     from gcs.protocol.responses import Properties
 
+logger = logging.getLogger(__name__)
+
 #: Bytes of a GetProperties response that are not its properties, generously.
 _FRAME_OF_PROPERTIES = 1024
+#: Longest name of a resource type in a span, in characters; real ones are shorter.
+_MAX_TYPE = 64
 #: Of container settings (spec 1.5).
 _LOWEST_SCHEMA = (2, 1)
 #: Resource types whose changes a policy decides on, as far as they are mounts.
@@ -66,6 +73,7 @@ async def shutdown_forced(services: Services, request: Request) -> Response | No
 
 
 async def _shutdown(services: Services, request: Request, *, graceful: bool) -> Response | None:
+    request.attributes["graceful"] = graceful
     container_id = request.read(MessageBase).container_id
     if container_id == UVM_ID:
         services.shut_down()
@@ -89,6 +97,8 @@ async def modify_settings(services: Services, request: Request) -> Response:
     body = request.read(ContainerModifySettings)
     if body.request is None:
         raise InvalidJsonError("Request is missing from the body of ModifySettings")
+    request.attributes["resourceType"] = body.request.resource_type[:_MAX_TYPE]
+    request.attributes["requestType"] = body.request.request_type[:_MAX_TYPE]
     if body.request.resource_type in _MOUNTS:
         removal = body.request.request_type == REMOVE
         services.policy.require("unmount" if removal else "mount")
@@ -106,9 +116,39 @@ async def delete_state(services: Services, request: Request) -> Response:
 
 
 def _encode_properties(properties: Properties) -> str:
-    """Return the properties as JSON text, with as many processes as fit into a response."""
+    """Return the properties as JSON text, with as much of them as fits into a response.
+
+    Processes go first, from the end of their list, then lists of metrics, the longest first.
+    """
+    room = MAX_BODY - _FRAME_OF_PROPERTIES
     text = encode(properties).decode()
-    while len(encode_text(text)) > MAX_BODY - _FRAME_OF_PROPERTIES and properties.process_list:
-        properties.process_list = properties.process_list[: len(properties.process_list) // 2]
+    if (size := len(encode_text(text))) <= room:
+        return text
+    logger.warning("properties of %d bytes do not fit into a response and are cut", size)
+    while (size := len(encode_text(text))) > room:
+        processes = properties.process_list
+        if processes:
+            # One less than proportional, so that it ends.
+            properties.process_list = processes[: max(len(processes) * room // size - 1, 0)]
+        elif not _drop_longest_list(properties.metrics):
+            break
         text = encode(properties).decode()
     return text
+
+
+def _drop_longest_list(document: dict[str, Any] | None) -> bool:
+    """Remove the longest list from a document; return whether there was one."""
+    found: list[tuple[int, dict[str, Any], str]] = []
+    objects = [document or {}]
+    while objects:
+        holder = objects.pop()
+        for key, value in holder.items():
+            if isinstance(value, dict):
+                objects.append(value)
+            elif isinstance(value, list):
+                found.append((len(value), holder, key))
+    if not found:
+        return False
+    _, holder, key = max(found, key=lambda entry: entry[0])
+    del holder[key]
+    return True

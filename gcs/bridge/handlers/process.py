@@ -32,12 +32,15 @@ async def execute(services: Services, request: Request) -> Response:
     pid = await services.host.execute_process(
         body.container_id, parameters, settings.vsock_stdio_relay_settings
     )
+    request.attributes["pid"] = pid
     return ExecuteProcessResponse(process_id=pid)
 
 
 async def wait(services: Services, request: Request) -> Response:
     """Wait for the exit of a process."""
     body = request.read(ContainerWaitForProcess)
+    request.attributes["pid"] = body.process_id
+    request.attributes["timeout-ms"] = body.timeout_in_ms
     result = await services.host.wait_for_process(
         body.container_id, body.process_id, body.timeout_in_ms
     )
@@ -48,6 +51,8 @@ async def wait(services: Services, request: Request) -> Response:
 async def signal(services: Services, request: Request) -> Response:
     """Send a signal to a process."""
     body = request.read(ContainerSignalProcess)
+    request.attributes["pid"] = body.process_id
+    request.attributes["signal"] = body.options.signal
     services.policy.require("signal_container_process")
     await services.host.signal_process(body.container_id, body.process_id, body.options.signal)
     return Response()
@@ -56,5 +61,8 @@ async def signal(services: Services, request: Request) -> Response:
 async def resize_console(services: Services, request: Request) -> Response:
     """Change the size of a process's terminal."""
     body = request.read(ContainerResizeConsole)
+    request.attributes["pid"] = body.process_id
+    request.attributes["height"] = body.height
+    request.attributes["width"] = body.width
     await services.host.resize_console(body.container_id, body.process_id, body.height, body.width)
     return Response()

@@ -13,7 +13,12 @@ from gcs.bridge.bridge import Bridge
 from gcs.bridge.handlers import HANDLERS
 from gcs.bridge.services import Services
 from gcs.policy.stance import OpenDoor
-from gcs.protocol.errors import GcsError, SystemNotFoundError
+from gcs.protocol.errors import (
+    GcsError,
+    NotFoundError,
+    SystemNotFoundError,
+    WaitTimeoutError,
+)
 from gcs.protocol.responses import Properties
 from tests.support.fakehost import HostConnection
 
@@ -47,6 +52,7 @@ class FakeRuntime:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.exits: dict[int, asyncio.Future[int]] = {}
+        self.forgotten: set[int] = set()
         self.hold = asyncio.Event()
         self.hold.set()
         self.properties_to_report = Properties()
@@ -56,6 +62,10 @@ class FakeRuntime:
 
     async def wait_for_process(self, container_id: str, pid: int, timeout_ms: int) -> FakeWait:
         self.log.append(f"wait {pid}")
+        if pid in self.forgotten:
+            raise NotFoundError(f"{container_id} has no process {pid}")
+        if timeout_ms == 50 and not self.process(pid).done():
+            raise WaitTimeoutError(f"process {pid} still runs")
         return FakeWait(self.log, await asyncio.shield(self.process(pid)))
 
     async def signal_process(self, container_id: str, pid: int, signal: int) -> None:
@@ -78,14 +88,18 @@ class FakeRuntime:
 
 
 class Stage:
-    """A bridge, and connections to it."""
+    """A bridge, and connections to it; holds nothing back unless told to."""
 
-    def __init__(self, *, sequential: bool = False, enabled: bool = True) -> None:
+    def __init__(
+        self, *, sequential: bool = False, enabled: bool = True, hold_seconds: float = 0.0
+    ) -> None:
         self.runtime = FakeRuntime()
         self.handlers: dict[int, Handler] = dict(HANDLERS)
         self.shut_downs = 0
         self.loads = 0
-        self.bridge = Bridge(self._load, enabled=enabled, sequential=sequential)
+        self.bridge = Bridge(
+            self._load, enabled=enabled, sequential=sequential, hold_seconds=hold_seconds
+        )
         self.serving: asyncio.Task[str] | None = None
         self._connections: list[HostConnection] = []
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gcs.bridge import bridge as bridge_module
+from gcs.bridge import bridge as bridge_module, router as router_module
 from gcs.bridge.negotiation import negotiate
 from gcs.bridge.request import Request
 from gcs.protocol.errors import UnsupportedProtocolVersionError
-from gcs.protocol.frame import Header, MessageType
+from gcs.protocol.frame import MAX_TO_HOST, Header, MessageType
 from gcs.protocol.hresult import HResult
 from gcs.protocol.requests import UVM_ID
 from gcs.protocol.responses import Notification, ProcessDetails, Response
@@ -184,7 +184,7 @@ async def test_a_response_that_can_not_be_encoded_is_still_answered(on: Stage) -
 async def test_a_request_that_takes_too_long_is_cancelled(
     on: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge_module, "REQUEST_SECONDS", 0.01)
+    monkeypatch.setattr(router_module, "REQUEST_SECONDS", 0.01)
     on.runtime.hold.clear()
     connection = await on.negotiated()
     wait = await connection.send(MessageType.WAIT_FOR_PROCESS, {"ProcessId": 1})
@@ -358,7 +358,7 @@ async def test_sequential_mode_carries_out_one_request_at_a_time() -> None:
 async def test_a_slow_sequential_request_is_worth_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_module, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(router_module, "SLOW_SECONDS", 0.0)
     async with stage(sequential=True) as on:
         connection = await on.negotiated()
         on.runtime.hold.clear()
@@ -396,15 +396,32 @@ async def test_shutdown_of_the_vm_has_no_answer(on: Stage, message_type: int) ->
 
 
 async def test_as_many_processes_as_fit(on: Stage) -> None:
+    """Of 20,000, the first; and next to none of the room is wasted."""
     on.runtime.properties_to_report.process_list = [
-        ProcessDetails(process_id=pid) for pid in range(4_000_000_000, 4_000_010_000)
+        ProcessDetails(process_id=pid) for pid in range(4_000_000_000, 4_000_020_000)
     ]
     connection = await on.negotiated()
     reply = await connection.rpc(MessageType.GET_PROPERTIES, {"ActivityId": ACTIVITY})
-    assert 30_000 < reply.size <= 65_536
+    assert 60_000 < reply.size <= MAX_TO_HOST
     processes = json.loads(reply.body["Properties"])["ProcessList"]
-    assert processes[0] == {"ProcessId": 4_000_000_000}
+    assert processes == [{"ProcessId": 4_000_000_000 + index} for index in range(len(processes))]
     assert len(processes) > 1000
+
+
+async def test_metrics_without_the_lists_that_do_not_fit(on: Stage) -> None:
+    devices = [{"device": f"/dev/sd{number}", "op": "Read"} for number in range(5000)]
+    on.runtime.properties_to_report.process_list = [ProcessDetails(process_id=1)] * 20_000
+    on.runtime.properties_to_report.metrics = {
+        "blkio": {"io_serviced_recursive": devices, "sectors_recursive": devices[:10]},
+        "cpu": {"usage": {"total": 5, "per_cpu": [1, 2]}},
+    }
+    connection = await on.negotiated()
+    reply = await connection.rpc(MessageType.GET_PROPERTIES, {})
+    assert reply.size <= MAX_TO_HOST
+    assert json.loads(reply.body["Properties"])["LCOWMetrics"] == {
+        "blkio": {"sectors_recursive": devices[:10]},
+        "cpu": {"usage": {"total": 5, "per_cpu": [1, 2]}},
+    }
 
 
 async def test_closing_cancels_and_waits_for_what_is_carried_out(on: Stage) -> None:

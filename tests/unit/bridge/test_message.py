@@ -81,5 +81,5 @@ def test_the_longest_message_is_the_longest_a_host_takes() -> None:
 def test_a_notification_is_kept_for_the_next_connection() -> None:
     message = notification_message(Notification(container_id="c", type="ForcedExit"))
     assert message.kept
-    assert message.container_id == "c"
+    assert message.subject == "c"
     assert message.frame[:4] == bytes.fromhex("01011030")
