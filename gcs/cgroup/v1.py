@@ -66,7 +66,10 @@ class V1Manager(CgroupManager):
 
 
 def find_hierarchies(root: str) -> dict[str, str]:
-    """Return the mount point of each controller; a named hierarchy counts as one."""
+    """Return the mount point of each controller; a named hierarchy counts as one.
+
+    So does that of version 2 beside them (hybrid): runc makes groups there as well.
+    """
     found = {}
     try:
         names = sorted(os.listdir(root))
@@ -78,8 +81,7 @@ def find_hierarchies(root: str) -> dict[str, str]:
         # Hierarchies of several controllers have a symbolic link for each of them.
         if os.path.islink(path) or not os.path.exists(f"{path}/cgroup.procs"):
             continue
-        if not os.path.exists(f"{path}/cgroup.controllers"):
-            found.update(dict.fromkeys(name.split(","), path))
+        found.update(dict.fromkeys(name.split(","), path))
     return found
 
 
