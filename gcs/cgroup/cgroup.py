@@ -66,7 +66,7 @@ class Cgroup(ABC):
 
     @abstractmethod
     def apply(self, resources: Mapping[str, Any] | None) -> None:
-        """Set the limits that OCI LinuxResources name; see :mod:`gcs.cgroup.resources`.
+        """Set the limits that OCI LinuxResources name, if any; see :mod:`gcs.cgroup.resources`.
 
         Raises:
             GcsError: InvalidJsonError or InvalidArgumentError for a bad value, GcsError naming

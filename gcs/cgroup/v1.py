@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from gcs.cgroup import metrics_v1
 from gcs.cgroup.cgroup import Cgroup, CgroupManager, warn_of_io_weight
 from gcs.cgroup.files import MAX, hugepage_sizes, read_number, read_table, read_text, write_text
-from gcs.cgroup.resources import BlockIo, Cpu, Memory, read_resources
 from gcs.protocol.errors import GcsError, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from gcs.cgroup.resources import BlockIo, Cpu, Memory
 
 # What the kernel says for no limit: the largest number of pages that fits into a signed number.
 _NO_LIMIT: Final = 2**63 - 2**16
@@ -134,6 +135,10 @@ class V1Cgroup(Cgroup):
 
     def apply(self, resources: Mapping[str, Any] | None) -> None:
         """See Cgroup.apply."""
+        if resources is None:
+            return
+        from gcs.cgroup.resources import read_resources  # not needed to start
+
         document = read_resources(resources)
         if document.unified:
             names = ", ".join(document.unified)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gcs.cgroup import metrics_v2
 from gcs.cgroup.cgroup import Cgroup, CgroupManager, warn_of_io_weight
 from gcs.cgroup.files import hugepage_sizes, read_number, read_table, read_text, write_text
-from gcs.cgroup.resources import io_weight, read_resources, v2_settings
 from gcs.protocol.errors import GcsError, error_text
 
 if TYPE_CHECKING:
@@ -79,6 +78,10 @@ class V2Cgroup(Cgroup):
 
     def apply(self, resources: Mapping[str, Any] | None) -> None:
         """See Cgroup.apply."""
+        if resources is None:
+            return
+        from gcs.cgroup.resources import read_resources, v2_settings  # not needed to start
+
         for name, value in v2_settings(read_resources(resources)):
             if name == "io.bfq.weight" and not os.path.exists(f"{self.directory}/{name}"):
                 self._set_io_weight(int(value))
@@ -136,6 +139,8 @@ class V2Cgroup(Cgroup):
 
     def _set_io_weight(self, weight: int) -> None:
         """Do without the BFQ scheduler; without any that knows weights, leave it at a warning."""
+        from gcs.cgroup.resources import io_weight
+
         if os.path.exists(f"{self.directory}/io.weight"):
             self._set("io.weight", f"default {io_weight(weight)}")
         else:
