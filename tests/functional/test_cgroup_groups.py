@@ -73,6 +73,18 @@ def test_kill_reaches_every_process_below(group: Cgroup, manager: CgroupManager)
     assert not group.exists()
 
 
+def test_frozen_processes_are_killed_too(machine_group: Cgroup) -> None:
+    machine_group.create()
+    name = {"v1": "freezer.state", "v2": "cgroup.freeze"}[machine_group.version]
+    files = [f"{path}/{name}" for path in machine_group.directories()]
+    with process_in(machine_group, "sleep", "1000") as program:
+        (file,) = filter(os.path.exists, files)
+        with open(file, "w", encoding="ascii") as state:
+            state.write({"v1": "FROZEN", "v2": "1"}[machine_group.version])
+        machine_group.delete(kill=True)
+        assert program.wait() == -9
+
+
 def test_a_process_that_does_not_exist(group: Cgroup) -> None:
     group.create()
     program = subprocess.Popen(["true"])
