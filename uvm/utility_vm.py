@@ -171,20 +171,31 @@ class UtilityVm:
         return self._disks[container.id][0].path
 
     async def _discard(self, container: Container) -> None:
+        disks = self._disks[container.id]
         try:
             await container.remove()
         finally:
-            for disk in reversed(self._disks.pop(container.id, [])):
-                await self.vm.remove_disk(disk)
+            # An address is free again only when its disk is gone.
+            while disks:
+                await self.vm.remove_disk(disks[-1])
+                disks.pop()
+            del self._disks[container.id]
 
     async def _attach(self, container_id: str, image: Path, *, read_only: bool) -> ScsiAddress:
+        disks = self._disks[container_id]
         disk = self._boot_disks.pop(image, None)
-        if disk is None:
+        if disk is not None:
+            disks.append(disk)
+        else:
             disk = replace(self._free_address(), path=image, read_only=read_only)
-            await self.vm.add_disk(disk)
+            disks.append(disk)
+            try:
+                await self.vm.add_disk(disk)
+            except BaseException:
+                disks.remove(disk)
+                raise
             if not read_only:
                 os.unlink(image)
-        self._disks[container_id].append(disk)
         return ScsiAddress(disk.controller, disk.lun)
 
     def _attach_at_boot(self, disks: RootDisks) -> None:

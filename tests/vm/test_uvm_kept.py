@@ -78,6 +78,18 @@ def test_processes_at_the_same_time_keep_their_streams_apart(vm: KeptVm) -> None
     ]
 
 
+def test_containers_at_the_same_time(vm: KeptVm) -> None:
+    def run(number: int) -> subprocess.CompletedProcess[bytes]:
+        return vm.run("sh", "-c", f"hostname; exit {number}", options=["--hostname", f"h{number}"])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(run, range(4)))
+    assert [(result.returncode, result.stdout) for result in results] == [
+        (number, b"h%d\n" % number) for number in range(4)
+    ], [result.stderr for result in results]
+    assert listing(vm)["containers"] == []
+
+
 def test_a_program_that_is_not_there(vm: KeptVm) -> None:
     for result in (vm.exec("nosuchprogram"), vm.run("nosuchprogram")):
         assert result.returncode == 127
@@ -188,6 +200,38 @@ def test_a_terminal_in_a_container(vm: KeptVm, container: str) -> None:
     assert command.wait(60) == 4
     os.close(controller)
     os.close(terminal)
+
+
+@pytest.mark.parametrize("where", ["VM", "container", "container of its own"])
+def test_a_pipeline_ends_when_nobody_reads_its_output(
+    vm: KeptVm, container: str, where: str
+) -> None:
+    arguments = {
+        "VM": ("exec", vm.name),
+        "container": ("exec", "--container", container, vm.name),
+        "container of its own": ("run", "--name", vm.name),
+    }
+    command = vm.uvm.spawn(*arguments[where], "--", "yes", stdout=subprocess.PIPE)
+    assert command.stdout is not None
+    assert command.stdout.readline() == b"y\n"
+    command.stdout.close()
+    assert command.wait(60) in (128 + signal.SIGPIPE, 1, 255)
+    while b"yes" in vm.exec("ps").stdout:
+        pass
+
+
+def test_a_signal_for_a_process_in_the_vm(vm: KeptVm) -> None:
+    command = vm.uvm.spawn(
+        *("exec", vm.name, "--", "sh", "-c", "echo ready; exec sleep 1000"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == b"ready\n"
+    command.send_signal(signal.SIGINT)
+    assert command.wait(60) != 0
+    while b"sleep 1000" in vm.exec("ps").stdout:
+        pass
 
 
 def test_a_container_or_process_nobody_knows(vm: KeptVm) -> None:

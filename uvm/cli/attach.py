@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -15,6 +16,7 @@ from uvm.errors import UvmError
 from uvm.process import COPY_AFTER_EXIT
 from uvm.stdio import StdioSockets
 
+_PIPE_GRACE: Final = 0.5
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -43,8 +45,10 @@ async def attach(process: AttachedProcess, *, tty: bool) -> int:
         process: The process; its streams are closed at the end.
         tty: Whether it has a terminal: the person's is put into raw mode then.
     """
+    unread = asyncio.Event()
+    loop = asyncio.get_running_loop()
     outputs = [
-        OutputRelay(stream, descriptor)
+        OutputRelay(stream, descriptor, lambda: _notify(loop, unread))
         for stream, descriptor in ((process.stdio.stdout, 1), (process.stdio.stderr, 2))
         if stream is not None
     ]
@@ -61,9 +65,34 @@ async def attach(process: AttachedProcess, *, tty: bool) -> int:
             keyboard = InputRelay(0, process.stdio.stdin)
             keyboard.start()
             undo.callback(keyboard.stop)
+        end = asyncio.create_task(_end_when_unread(process, unread))
+        undo.callback(end.cancel)
         exit_code = await process.wait()
         await asyncio.gather(*(output.drain(COPY_AFTER_EXIT) for output in outputs))
+    if unread.is_set() and exit_code == 128 + signal.SIGKILL:
+        return 128 + signal.SIGPIPE
     return exit_code
+
+
+def _notify(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    # A loop that is closed already waits for nothing.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(event.set)
+
+
+async def _end_when_unread(process: AttachedProcess, unread: asyncio.Event) -> None:
+    """End a process whose output nobody reads, as a pipeline does."""
+    await unread.wait()
+    try:
+        await process.signal(signal.SIGPIPE)
+        # The init of a container is deaf to it unless it has a handler.
+        await asyncio.sleep(_PIPE_GRACE)
+        await process.signal(signal.SIGKILL)
+    except (RemoteError, UvmError):
+        # It can't be signalled: without its streams it ends by itself.
+        for stream in process.stdio:
+            if stream is not None:
+                stream.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -49,4 +49,5 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_FAILURE
     except (UvmError, GcsError, OSError) as error:
         return report(error)
-    return status
+    # A process of the VM that a signal killed has 0xffffffff; a status has eight bits.
+    return status & 0xFF

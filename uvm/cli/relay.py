@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 _CHUNK: Final = 1 << 16
@@ -75,12 +76,18 @@ class OutputRelay:
 
     Args:
         stream: Where to read.
-        descriptor: Where to write. When nobody reads it any more the guest is told so.
+        descriptor: Where to write.
+        on_unread: Called in another thread when nobody reads the descriptor any more. What still
+            comes is dropped then: an agent would take a closed stream for a host that went away.
     """
 
-    def __init__(self, stream: socket.socket, descriptor: int) -> None:
+    def __init__(
+        self, stream: socket.socket, descriptor: int, on_unread: Callable[[], None]
+    ) -> None:
         self._stream = stream
         self._descriptor = descriptor
+        self._on_unread = on_unread
+        self._unread = False
         self._idle_since: float | None = time.monotonic()
         self._thread = threading.Thread(target=self._copy, name="output", daemon=True)
 
@@ -104,13 +111,23 @@ class OutputRelay:
             await asyncio.sleep(_POLL if time.monotonic() - begin > _POLL else 0.001)
 
     def _copy(self) -> None:
-        with contextlib.suppress(ConnectionError, BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             while data := self._stream.recv(_CHUNK):
                 self._idle_since = None
-                _write_all(self._descriptor, data)
+                self._write(data)
                 self._idle_since = time.monotonic()
         with contextlib.suppress(OSError):
             self._stream.shutdown(socket.SHUT_RDWR)
+
+    def _write(self, data: bytes) -> None:
+        if self._unread:
+            return
+        try:
+            _write_all(self._descriptor, data)
+        except OSError:
+            # Closed at the other end, or for another reason of no use, such as a full disk.
+            self._unread = True
+            self._on_unread()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
