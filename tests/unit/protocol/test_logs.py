@@ -15,8 +15,11 @@ from gcs.protocol.logs import (
     decode_json,
     encode_json,
     encode_text,
+    format_duration,
     format_time,
+    span_entry,
 )
+from gcs.protocol.trace import Span, SpanContext
 
 NOON = 1_700_000_000_123_456_789
 
@@ -120,3 +123,61 @@ def test_any_entry_is_one_that_can_be_parsed(
     assert parsed.level == level
     assert parsed.time == time
     assert encode_text(entry).count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "0s"),
+        (1, "1ns"),
+        (999, "999ns"),
+        (1000, "1µs"),
+        (1500, "1.5µs"),
+        (1_000_001, "1.000001ms"),
+        (12_300_000, "12.3ms"),
+        (999_999_999, "999.999999ms"),
+        (1_000_000_000, "1s"),
+        (59_500_000_000, "59.5s"),
+        (60_000_000_000, "1m0s"),
+        (3_661_000_000_001, "1h1m1.000000001s"),
+        (360_000_000_000_000, "100h0m0s"),
+    ],
+)
+def test_durations_are_written_as_go_does(nanoseconds: int, text: str) -> None:
+    assert format_duration(nanoseconds) == text
+
+
+def test_the_entry_of_a_span() -> None:
+    parent = SpanContext("1" * 32, "2" * 16, "vendor=1")
+    span = Span("scsi::Mount", {"lun": 3, "absent": None}, kind="server", parent=parent)
+    span.start, span.duration = NOON, 1_500_000
+    entry = span_entry(span)
+    assert (entry.level, entry.message, entry.time) == ("info", "Span", NOON)
+    assert len(entry.fields.pop("spanID")) == 16
+    assert entry.fields == {
+        "lun": 3,
+        "name": "scsi::Mount",
+        "traceID": "1" * 32,
+        "parentSpanID": "2" * 16,
+        "startTime": "2023-11-14T22:13:20.123456789Z",
+        "endTime": "2023-11-14T22:13:20.124956789Z",
+        "duration": "1.5ms",
+        "spanKind": "server",
+        "traceState": "vendor=1",
+    }
+
+
+def test_the_entry_of_a_span_that_failed() -> None:
+    span = Span("x", {})
+    span.fail(ValueError("no"))
+    entry = span_entry(span)
+    assert entry.level == "error"
+    assert entry.fields["error"] == "ValueError: no"
+    assert entry.fields["errorCode"] == "0x80004005"
+    assert not {"parentSpanID", "spanKind", "traceState"} & set(entry.fields)
+
+
+def test_an_error_among_the_attributes_is_not_replaced() -> None:
+    span = Span("x", {"error": "mine"})
+    span.fail(ValueError("no"))
+    assert span_entry(span).fields["error"] == "mine"
