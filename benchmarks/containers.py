@@ -65,7 +65,11 @@ class Workbench:
             container.init.close()
             await container.init.wait()
             await container.wait_exit()
+        await self.unmount(container)
         await container.remove()
+
+    async def unmount(self, container: Container) -> None:
+        """Unmount the root file system of a container that has ended."""
         await self._modify(REMOVE, CombinedLayers(container_root_path=container.rootfs_path))
 
     async def _modify(self, request_type: str, settings: CombinedLayers) -> None:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Protocol
 
 from benchmarks.containers import Workbench
@@ -98,11 +99,13 @@ async def container_lives(bench: Workbench, sizes: Sizes) -> Rows:
         await process.wait()
         await container.wait_exit()
         marks.append(time.perf_counter())
+        await bench.unmount(container)
+        unmounted = time.perf_counter()
         await bench.guest.client.delete_container_state(container.id)
-        marks.append(time.perf_counter())
-        lives.append(marks[-1] - marks[0])
-        for number, name in enumerate(phases):
-            phases[name].append(marks[number + 1] - marks[number])
+        deleted = time.perf_counter() - unmounted
+        lives.append(marks[-1] - marks[0] + deleted)
+        for name, took in zip(phases, [*(b - a for a, b in pairwise(marks)), deleted], strict=True):
+            phases[name].append(took)
         bare.append(await _bare_runc(bench))
     life, runc = statistics.median(lives), statistics.median(bare)
     rows = {
@@ -176,7 +179,7 @@ async def _in_container(
 ) -> tuple[Process, Callable[[], Awaitable[None]]]:
     container = await bench.prepare()
     await bench.create(container, *arguments)
-    process = await container.start(stdin=stdin)
+    process = await container.start(stdin=stdin, output=not stdin)
 
     async def discard() -> None:
         await container.wait_exit()
@@ -188,7 +191,9 @@ async def _in_container(
 async def _in_vm(
     bench: Workbench, stdin: bool, *arguments: str
 ) -> tuple[Process, Callable[[], Awaitable[None]]]:
-    process = await bench.guest.execute_in_vm(list(arguments), stdin=stdin)
+    process = await bench.guest.execute_in_vm(
+        list(arguments), stdin=stdin, stdout=not stdin, stderr=not stdin
+    )
 
     async def discard() -> None:
         process.close()
@@ -210,7 +215,7 @@ async def _receive(process: Process) -> None:
     buffer = bytearray(_CHUNK)
     while await loop.sock_recv_into(stdout, buffer):
         continue
-    stdout.close()
+    process.close()
     await process.wait()
 
 
