@@ -12,13 +12,14 @@ import pytest
 
 from gcs.protocol.frame import HEADER_SIZE, MAX_TO_HOST, MessageType
 from gcs.protocol.hresult import HResult
+from tests.functional.bridge_support import soon, start, wait_body
 from tests.support.fakehost import PATIENCE, UVM, FakeHost
 from tests.support.rootfs import specification
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.fakehost import HostConnection, Launcher, Reply, Rig
+    from tests.support.fakehost import HostConnection, Launcher, Rig
 
 MEBIBYTE = 1 << 20
 NEGOTIATE_RESPONSE = 0x20100B01
@@ -40,22 +41,6 @@ class Gate:
     def open(self) -> None:
         """Let one process go; waits until it is there."""
         self.path.write_text("go\n")
-
-
-async def start(connection: HostConnection, parameters: dict[str, Any], target: str = UVM) -> int:
-    body = {"ContainerId": target, "Settings": {"ProcessParameters": json.dumps(parameters)}}
-    reply = await connection.rpc(MessageType.EXECUTE_PROCESS, body)
-    assert reply.result == 0, reply.body
-    return int(reply.body["ProcessId"])
-
-
-def wait_body(pid: int, target: str = UVM, timeout: int = 0xFFFF_FFFF) -> dict[str, Any]:
-    return {"ContainerId": target, "ProcessId": pid, "TimeoutInMs": timeout}
-
-
-async def soon(future: asyncio.Future[Reply]) -> Reply:
-    async with asyncio.timeout(PATIENCE):
-        return await future
 
 
 @pytest.fixture

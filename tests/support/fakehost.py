@@ -107,6 +107,12 @@ class HostConnection:
         self._task.cancel()
         self.writer.transport.abort()
 
+    async def close_orderly(self) -> None:
+        """End the conversation, and read what the agent had sent by then."""
+        self.writer.write_eof()
+        await self.wait_closed()
+        self.close()
+
     async def _read(self) -> None:
         try:
             while True:
