@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gcs.cgroup import detect
 from gcs.runtime.children import Children
 from gcs.runtime.host import Host
+from gcs.runtime.memory import PodMemoryDriver, VmMemory
+from gcs.runtime.namespaces import Namespaces, NetworkDriver
+from gcs.runtime.pods.edit import Guest
 from gcs.runtime.resources import ResourceTable
 from gcs.runtime.runc import Runc
+from gcs.runtime.surroundings import Surroundings
 from gcs.storage.combined_layers import CombinedLayersDriver
+from gcs.storage.mounts import KernelMounts
+from gcs.storage.pci import PciBus
 from gcs.storage.scsi import ScsiBus
 from gcs.storage.scsi_device import ScsiDeviceDriver
 from gcs.storage.virtual_disk import VirtualDiskDriver
@@ -17,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gcs.protocol.responses import Notification
+    from gcs.runtime.memory import MemoryOptions
+    from gcs.runtime.oci import OciRuntime
     from gcs.storage.driver import ResourceDriver
     from gcs.transport import Transport
 
@@ -25,30 +34,51 @@ def make_host(
     *,
     transport: Transport,
     publish: Callable[[Notification], None],
-    runtime_program: str = "runc",
+    children: Children | None = None,
+    runtime: OciRuntime | None = None,
+    memory: MemoryOptions | None = None,
 ) -> Host:
     """Return a host with nothing in it; to be called in the main thread, on the running loop.
 
     Args:
         transport: Dials the host for the streams of processes.
         publish: Takes the notifications of containers that have ended.
-        runtime_program: The OCI runtime: a name, found in PATH, or a path.
+        children: Starts and watches processes; by default made here.
+        runtime: Makes containers; by default runc.
+        memory: How to share the memory of the VM; ``None``: the machine is none of the agent's.
+
+    Raises:
+        GcsError: There are no control groups, or the VM has too little memory.
     """
-    children = Children()
+    cgroups = detect()
+    vm_memory = None
+    if memory is not None:
+        vm_memory = VmMemory(cgroups, memory)
+        vm_memory.start()
+    if children is None:
+        children = Children()
+    namespaces = Namespaces()
+    guest = Guest(mounts=KernelMounts(), find_pci_device=PciBus().find)
     return Host(
         transport=transport,
         children=children,
-        runtime=Runc(children, program=runtime_program),
-        resources=ResourceTable(make_drivers()),
+        runtime=Runc(children) if runtime is None else runtime,
+        resources=ResourceTable(make_drivers(namespaces, vm_memory)),
+        surroundings=Surroundings(guest, cgroups, namespaces),
         publish=publish,
+        memory=vm_memory,
     )
 
 
-def make_drivers() -> dict[str, ResourceDriver[Any]]:
+def make_drivers(
+    namespaces: Namespaces, memory: VmMemory | None = None
+) -> dict[str, ResourceDriver[Any]]:
     """Return resource type → driver."""
     bus = ScsiBus()
     return {
         "SCSIDevice": ScsiDeviceDriver(bus),
         "MappedVirtualDisk": VirtualDiskDriver(bus),
         "CombinedLayers": CombinedLayersDriver(),
+        "Network": NetworkDriver(namespaces),
+        "PodCgroupMemoryLimit": PodMemoryDriver(memory),
     }

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 import signal as signals
 from typing import TYPE_CHECKING, Any, Final
 
-from gcs.cgroup.group import ControlGroup
 from gcs.protocol.errors import (
     GcsError,
     InvalidStateError,
@@ -19,20 +17,22 @@ from gcs.protocol.errors import (
     SystemNotFoundError,
 )
 from gcs.protocol.oci import read_process
-from gcs.runtime.bundle import make_directories_beneath, remove_tree
+from gcs.runtime.bundle import make_directories_beneath
 from gcs.runtime.exit_notice import ExitNotice
+from gcs.runtime.pods.logs import open_log
 from gcs.runtime.process import Process
+from gcs.runtime.removal import remove_directories, remove_shared_directories
 from gcs.runtime.spec import check_arguments
-from gcs.stdio import PipeRelay, TtyRelay, connect
-from gcs.storage.combined_layers import bundle_is_mounted, unmount_bundle
+from gcs.stdio import PipeRelay, Reconnect, TeeLog, TtyRelay, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gcs.linux.pidfd import ExitStatus
-    from gcs.protocol.oci import Specification
+    from gcs.protocol.oci import Process as OciProcess
     from gcs.protocol.responses import Notification
     from gcs.runtime.oci import OciRuntime
+    from gcs.runtime.surroundings import Prepared
     from gcs.stdio import StdioPorts
     from gcs.transport import Transport
 
@@ -48,6 +48,7 @@ class Status(enum.Enum):
     CREATING = "still being created"
     CREATED = "created, but not started"
     RUNNING = "running"
+    PAUSED = "paused"
     TERMINATED = "ended"
     DELETED = "deleted"
 
@@ -61,29 +62,30 @@ class Container:
         runtime: Makes and removes it.
         transport: Dials the host for the streams of its processes.
         publish: Takes the notification of its exit.
+        host_connected_since: See :class:`gcs.stdio.Reconnect`.
 
     Attributes:
         status: Where it is in its life.
-        view: Its specification; set when it is created, as the three that follow.
-        bundle: Its directory.
+        prepared: What it is; set when it is created, as the two that follow.
         scratch: Directory for its temporary state, or "".
         init: Its first process.
     """
 
     __slots__ = (
         "_activity_id",
+        "_host_connected_since",
         "_lock",
         "_notice",
+        "_oom_kills",
         "_processes",
         "_publish",
         "_runtime",
         "_transport",
-        "bundle",
         "id",
         "init",
+        "prepared",
         "scratch",
         "status",
-        "view",
     )
 
     def __init__(
@@ -94,39 +96,36 @@ class Container:
         runtime: OciRuntime,
         transport: Transport,
         publish: Callable[[Notification], None],
+        host_connected_since: Callable[[], float | None],
     ) -> None:
         self.id = container_id
         self.status = Status.CREATING
-        self.bundle = ""
+        self.prepared: Prepared
         self.scratch = ""
-        self.view: Specification
         self.init: Process
         self._activity_id = activity_id
         self._notice: ExitNotice
         self._runtime = runtime
         self._transport = transport
         self._publish = publish
+        self._host_connected_since = host_connected_since
+        self._oom_kills = 0
         self._processes: dict[int, Process] = {}
         self._lock = asyncio.Lock()
 
-    @property
-    def control_group(self) -> ControlGroup:
-        """Its control group."""
-        return ControlGroup("" if self.view.linux is None else self.view.linux.cgroups_path)
-
-    async def create(self, view: Specification, bundle: str, scratch: str) -> None:
+    async def create(self, prepared: Prepared, scratch: str) -> None:
         """Make the container from a bundle that is ready (``runc create``).
 
         Raises:
             GcsError: The runtime refuses; nothing is left then.
         """
-        self.view, self.bundle, self.scratch = view, bundle, scratch
-        process = view.process
+        self.prepared, self.scratch = prepared, scratch
+        process = prepared.view.process
         terminal = process is not None and process.terminal
         pipes = None if terminal else PipeRelay.create(f"container {self.id}")
         try:
             child, console = await self._runtime.create(
-                self.id, bundle, None if pipes is None else pipes.child
+                self.id, prepared.plan.bundle, None if pipes is None else pipes.child
             )
         except BaseException as error:
             if pipes is not None:
@@ -157,15 +156,22 @@ class Container:
                 raise InvalidStateError(
                     f"container {self.id} can't be started: it is {self.status.value}"
                 )
-            sockets = await connect(self._transport, ports)
+            tee = await self._open_tee_log()
             try:
-                await self._runtime.start(self.id)
+                sockets = await connect(self._transport, ports)
+                try:
+                    await self._runtime.start(self.id)
+                except BaseException:
+                    sockets.close()
+                    raise
             except BaseException:
-                sockets.close()
+                if tee is not None:
+                    tee.close()
                 raise
             # Only now: a start that failed leaves the pipes for another one.
             if self.init.relay is not None:
-                self.init.relay.attach(sockets)
+                reconnect = Reconnect(self._transport, ports, self._host_connected_since)
+                self.init.relay.attach(sockets, reconnect=reconnect, tee=tee)
             if self.status is Status.CREATED:
                 self.status = Status.RUNNING
             return self.init.pid
@@ -180,18 +186,21 @@ class Container:
         Raises:
             InvalidJsonError: No OCI process.
             SystemAlreadyStoppedError: The container has ended.
+            InvalidStateError: It is paused.
             GcsError: The host can't be reached, or the runtime refuses.
         """
         document, process = read_process(document)
         check_arguments([*process.args, *process.env, process.cwd], "the process")
         self._require_alive()
+        if self.status is Status.PAUSED:
+            raise InvalidStateError(f"container {self.id} is paused: resume it first")
+        await asyncio.to_thread(self._prepare_process, document, process)
         sockets = await connect(self._transport, ports)
         name = f"a process of container {self.id}"
         relay: PipeRelay | TtyRelay | None = None
         try:
             pipes = None if process.terminal else PipeRelay.create(name, ports)
             relay = pipes
-            await self._make_working_directory(process.cwd)
             child, console = await self._runtime.exec(
                 self.id, document, None if pipes is None else pipes.child
             )
@@ -207,7 +216,11 @@ class Container:
                 relay.close()
             raise
         started = Process(
-            f"process {child.pid} of container {self.id}", child, relay, exit_code=_exit_code
+            f"process {child.pid} of container {self.id}",
+            child,
+            relay,
+            exit_code=_exit_code,
+            on_exit=lambda: self._after_process(started),
         )
         started.on_settled = lambda: self._forget_collected(started)
         if self.status is Status.DELETED:
@@ -228,12 +241,13 @@ class Container:
             raise NotFoundError(f"container {self.id} has no process {pid}")
         return process
 
-    def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a process.
+    async def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a process; SIGKILL for the init ends a pause.
 
         Raises:
             NotFoundError: No such process, or it has ended.
             InvalidArgumentError: No such signal.
+            GcsError: It was to be killed, and the runtime can't resume it.
         """
         process = self.process(pid)
         if process is not self.init:
@@ -241,6 +255,10 @@ class Container:
             return
         with self._notice.caused_by(number):
             process.signal(number)
+        if number == signals.SIGKILL:
+            self._stop_reconnecting()
+            if self.status is Status.PAUSED:
+                await self.resume()
 
     async def shutdown(self, *, graceful: bool) -> None:
         """Send SIGTERM or SIGKILL to the init by way of the runtime, which thaws it if need be.
@@ -253,6 +271,50 @@ class Container:
         number = signals.SIGTERM if graceful else signals.SIGKILL
         with self._notice.caused_by(number):
             await self._runtime.kill(self.id, number)
+        if not graceful:
+            self._stop_reconnecting()
+
+    async def pause(self) -> None:
+        """Freeze all its processes (``runc pause``); one that is paused stays so.
+
+        Raises:
+            InvalidStateError: It doesn't run.
+            GcsError: The runtime fails.
+        """
+        async with self._lock:
+            if self.status is Status.RUNNING:
+                await self._runtime.pause(self.id)
+                # It may have ended in the meantime.
+                if self.status is Status.RUNNING:
+                    self.status = Status.PAUSED
+            elif self.status is not Status.PAUSED:
+                raise InvalidStateError(
+                    f"container {self.id} can't be paused: it is {self.status.value}"
+                )
+
+    async def resume(self) -> None:
+        """Thaw its processes (``runc resume``); one that is not paused goes on.
+
+        Raises:
+            InvalidStateError: It is neither paused nor running.
+            GcsError: The runtime fails.
+        """
+        async with self._lock:
+            if self.status is Status.PAUSED:
+                await self._runtime.resume(self.id)
+                if self.status is Status.PAUSED:
+                    self.status = Status.RUNNING
+            elif self.status is not Status.RUNNING:
+                raise InvalidStateError(
+                    f"container {self.id} can't be resumed: it is {self.status.value}"
+                )
+
+    def connection_lost(self) -> None:
+        """Have its streams look whether they are lost, as the bridge is."""
+        if self.status is not Status.CREATING:
+            for process in (self.init, *self._processes.values()):
+                if process.relay is not None:
+                    process.relay.connection_lost()
 
     async def update(self, resources: dict[str, Any]) -> None:
         """Set limits (``runc update``); resources: OCI LinuxResources."""
@@ -266,6 +328,7 @@ class Container:
         """
         async with self._lock:
             self.status = Status.DELETED
+            self._stop_reconnecting()
             if not self.init.ended:
                 self._notice.will_be_caused_by(signals.SIGKILL)
             failure = None
@@ -275,10 +338,11 @@ class Container:
                 failure = error
             await self._end_processes()
             self._notice.hurry()
+            await remove_shared_directories(self.prepared.plan)
             if failure is not None:
                 await self._remove_control_group()
                 raise failure
-            await self._remove_directories()
+            await remove_directories(self.prepared.plan, self.prepared.view, self.scratch)
 
     async def _remove_failed(self) -> None:
         """Remove what a runtime that failed, or was killed, may have left."""
@@ -291,8 +355,9 @@ class Container:
     async def _remove_control_group(self) -> None:
         """Do what a runtime can't that was killed half-way, or that fails."""
         try:
-            await asyncio.to_thread(self.control_group.remove, KILL_LIMIT)
-        except OSError as error:
+            group = self.prepared.cgroup
+            await asyncio.to_thread(group.delete, kill=True, limit=KILL_LIMIT)
+        except GcsError as error:
             logger.warning("container %s: its control group is left: %s", self.id, error)
 
     async def _remove_from_runtime(self) -> None:
@@ -316,34 +381,51 @@ class Container:
         if not all(ended):
             raise GcsError(f"container {self.id} is deleted, but a process of it doesn't end")
 
-    async def _remove_directories(self) -> None:
-        root = self.view.root
-        if root is not None and bundle_is_mounted(self._root_path(root.path), self.scratch):
-            await unmount_bundle(self.bundle)
-        for path in (self.scratch, self.bundle):
-            mounted = await asyncio.to_thread(remove_tree, path) if path else []
-            if mounted:
-                logger.warning(
-                    "container %s: left in place, since still mounted: %s",
-                    self.id,
-                    ", ".join(mounted),
-                )
-
-    def _root_path(self, path: str) -> str:
-        return os.path.join(self.bundle, path)
-
     async def _after_init(self) -> None:
         """Note the end of the init, and kill what it leaves when it had no pid namespace."""
         if self.status is Status.DELETED:
             return
+        await self._log_exit(self.init)
         # A start that is in progress has yet to attach the streams that are drained next.
         async with self._lock:
             self.status = Status.TERMINATED
         if not self._has_own_pid_namespace():
             await self._runtime.kill(self.id, signals.SIGKILL, everything=True)
 
+    async def _after_process(self, process: Process) -> None:
+        """Note the end of a process that the init has not waited for."""
+        if self.status is not Status.DELETED:
+            await self._log_exit(process)
+
+    async def _log_exit(self, process: Process) -> None:
+        """Log how a process ended, and whether memory was what it had too little of.
+
+        The kernel says so in the control group alone; no field of the notification can (spec 1.6).
+        """
+        status = process.status
+        code = None if status is None else _exit_code(status)
+        logger.debug("process exited", extra={"cid": self.id, "pid": process.pid, "code": code})
+        if code == 0:
+            return
+        try:
+            kills = await asyncio.to_thread(self.prepared.cgroup.oom_kills)
+        except GcsError as error:
+            logger.warning("container %s: %s", self.id, error)
+            return
+        if kills > self._oom_kills:
+            logger.warning(
+                "container ran out of memory: the kernel killed processes of it",
+                extra={
+                    "cid": self.id,
+                    "pid": process.pid,
+                    "code": code,
+                    "oom-kills": kills - self._oom_kills,
+                },
+            )
+            self._oom_kills = kills
+
     def _has_own_pid_namespace(self) -> bool:
-        linux = self.view.linux
+        linux = self.prepared.view.linux
         return linux is not None and any(
             namespace.type == "pid" and not namespace.path for namespace in linux.namespaces
         )
@@ -358,15 +440,27 @@ class Container:
             del self._processes[process.pid]
             process.close()
 
-    async def _make_working_directory(self, path: str) -> None:
-        """Make the working directory of a process, as far as that is safe from here (spec 4.8)."""
-        root = self.view.root
-        if root is None or path.strip("/") == "":
-            return
-        try:
-            await asyncio.to_thread(make_directories_beneath, self._root_path(root.path), path)
-        except OSError as error:
-            logger.info("container %s: working directory %s not made: %s", self.id, path, error)
+    def _stop_reconnecting(self) -> None:
+        if self.init.relay is not None:
+            self.init.relay.stop_reconnecting()
+
+    async def _open_tee_log(self) -> TeeLog | None:
+        plan = self.prepared.plan
+        path = plan.annotations.tee_log_path
+        if not path:
+            return None
+        return TeeLog(await asyncio.to_thread(open_log, plan.root, path), path)
+
+    def _prepare_process(self, document: dict[str, Any], process: OciProcess) -> None:
+        """Complete a process, and make its working directory as far as that is safe (spec 4.8)."""
+        defaults = self.prepared.defaults
+        defaults.apply(document, process)
+        if process.cwd.strip("/"):
+            try:
+                make_directories_beneath(defaults.rootfs, process.cwd)
+            except OSError as error:
+                text = "container %s: working directory %s not made: %s"
+                logger.info(text, self.id, process.cwd, error)
 
 
 def _exit_code(status: ExitStatus) -> int:

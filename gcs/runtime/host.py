@@ -17,25 +17,17 @@ from gcs.protocol.errors import (
 from gcs.protocol.oci import read_specification
 from gcs.protocol.requests import UVM_ID
 from gcs.protocol.settings import ADD
-from gcs.runtime.bundle import CONFIG, Bundle, check_path
+from gcs.runtime.bundle import check_path
 from gcs.runtime.container import Container, Status
 from gcs.runtime.external import command_of, start_external
 from gcs.runtime.properties import read_properties
-from gcs.runtime.resources import CONTAINER_CONSTRAINTS, read_settings
-from gcs.runtime.spec import (
-    SANDBOX_ID,
-    check_arguments,
-    check_container_id,
-    container_kind,
-    edit_standalone,
-)
+from gcs.runtime.resources import CONTAINER_RESOURCES, modify_container, read_settings
+from gcs.runtime.spec import check_arguments, check_container_id
 from gcs.stdio import StdioPorts, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from gcs.protocol.oci import Specification
     from gcs.protocol.requests import (
         ContainerSettings,
         ModificationRequest,
@@ -45,9 +37,11 @@ if TYPE_CHECKING:
     )
     from gcs.protocol.responses import Notification, Properties
     from gcs.runtime.children import Children
+    from gcs.runtime.memory import VmMemory
     from gcs.runtime.oci import OciRuntime
     from gcs.runtime.process import Process, WaitResult
     from gcs.runtime.resources import ResourceTable
+    from gcs.runtime.surroundings import Surroundings
     from gcs.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -64,17 +58,22 @@ class Host:
         children: Starts and watches processes; closed together with this.
         runtime: Makes containers.
         resources: Drivers of the VM's resources.
+        surroundings: Pods, and what else containers stand in.
         publish: Called once for every container that was created, when it has ended and every
             wait for its init has been answered.
+        memory: Closed together with this.
     """
 
     __slots__ = (
         "_children",
+        "_connected_since",
         "_containers",
         "_externals",
+        "_memory",
         "_publish",
         "_resources",
         "_runtime",
+        "_surroundings",
         "_transport",
     )
 
@@ -85,25 +84,32 @@ class Host:
         children: Children,
         runtime: OciRuntime,
         resources: ResourceTable,
+        surroundings: Surroundings,
         publish: Callable[[Notification], None],
+        memory: VmMemory | None = None,
     ) -> None:
         self._transport = transport
         self._children = children
         self._runtime = runtime
         self._resources = resources
+        self._surroundings = surroundings
         self._publish = publish
+        self._memory = memory
+        # Made when a host has come: there is nothing to be asked before.
+        self._connected_since: float | None = asyncio.get_running_loop().time()
         self._containers: dict[str, Container] = {}
         self._externals: dict[int, Process] = {}
 
     async def create_container(
         self, container_id: str, activity_id: str | None, settings: ContainerSettings
     ) -> None:
-        """Create a container that belongs to no pod.
+        """Create a container: a pod's sandbox, a workload of a pod, or one of its own.
 
         Raises:
             InvalidArgumentError: The id, or a path, is not valid.
             InvalidJsonError: No proper specification.
             SystemAlreadyExistsError: The id is taken.
+            NotFoundError: The network namespace of a sandbox is not known.
             GcsError: The container can't be made; nothing is left of it.
         """
         check_container_id(container_id)
@@ -112,7 +118,8 @@ class Host:
         scratch = settings.scratch_dir_path
         if scratch:
             scratch = check_path(scratch, "ScratchDirPath")
-        self._require_standalone(container_id, view)
+        if view.process is not None:
+            check_arguments([*view.process.args, *view.process.env], "the process")
         if container_id in self._containers:
             raise SystemAlreadyExistsError(f"container {container_id} exists already")
         container = Container(
@@ -121,10 +128,12 @@ class Host:
             runtime=self._runtime,
             transport=self._transport,
             publish=self._publish,
+            host_connected_since=lambda: self._connected_since,
         )
         self._containers[container_id] = container
         try:
-            await self._create(container, document, view, path, scratch)
+            async with self._surroundings.prepare(container_id, document, view, path) as prepared:
+                await container.create(prepared, scratch)
         except BaseException:
             del self._containers[container_id]
             raise
@@ -196,7 +205,7 @@ class Host:
         if container_id == UVM_ID:
             self._require_external(pid).signal(number)
         else:
-            self.require_container(container_id).signal(pid, number)
+            await self.require_container(container_id).signal(pid, number)
 
     async def resize_console(self, container_id: str, pid: int, height: int, width: int) -> None:
         """Set the size of a process's terminal, in character cells.
@@ -229,7 +238,7 @@ class Host:
         """
         if container_id == UVM_ID:
             raise GcsError("the VM itself has no properties to ask for")
-        return await read_properties(self.require_container(container_id).control_group, query)
+        return await read_properties(self.require_container(container_id).prepared.cgroup, query)
 
     async def modify_settings(self, container_id: str, request: ModificationRequest) -> None:
         """Add, remove or update a resource of the VM or of a container.
@@ -241,13 +250,12 @@ class Host:
         """
         settings = read_settings(request)
         resource_type = request.resource_type
-        if container_id == UVM_ID and resource_type != CONTAINER_CONSTRAINTS:
-            await self._resources.modify(resource_type, request.request_type or ADD, settings)
+        request_type = request.request_type or ADD
+        if container_id == UVM_ID and resource_type not in CONTAINER_RESOURCES:
+            await self._resources.modify(resource_type, request_type, settings)
             return
         container = self.require_container(container_id)
-        if resource_type != CONTAINER_CONSTRAINTS:
-            raise GcsError(f'the ResourceType "{resource_type}" is not supported for containers')
-        await container.update(settings.linux or {})
+        await modify_container(container, resource_type, request_type, settings)
 
     async def delete_container_state(self, container_id: str) -> None:
         """Delete a container, killing it if it runs; it is forgotten in any case.
@@ -264,14 +272,26 @@ class Host:
             # Not done: close() will come back to it.
             raise
         except Exception as error:
-            self._forget(container)
+            await self._forget(container)
             if isinstance(error, OSError):
                 raise GcsError(error_text(error)) from error
             raise
-        self._forget(container)
+        await self._forget(container)
+
+    def bridge_connected(self) -> None:
+        """Take note that the host is there: its streams can be dialled."""
+        self._connected_since = asyncio.get_running_loop().time()
+
+    def bridge_lost(self) -> None:
+        """Take note that the host is away: perhaps all streams are lost, and wait for it."""
+        self._connected_since = None
+        for container in self._containers.values():
+            container.connection_lost()
 
     async def close(self) -> None:
         """End everything that belongs to the agent."""
+        if self._memory is not None:
+            self._memory.close()
         for container_id, container in list(self._containers.items()):
             if container.status is not Status.CREATING:
                 try:
@@ -284,48 +304,10 @@ class Host:
         await asyncio.gather(*(process.end(_CLOSE_SECONDS) for process in externals))
         self._children.close()
 
-    def _forget(self, container: Container) -> None:
+    async def _forget(self, container: Container) -> None:
         if self._containers.get(container.id) is container:
             del self._containers[container.id]
-
-    def _require_standalone(self, container_id: str, view: Specification) -> None:
-        kind = container_kind(view)
-        if kind == "container":
-            sandbox_id = view.annotations.get(SANDBOX_ID, "")
-            if not sandbox_id:
-                raise GcsError(f"workload container {container_id} names no pod ({SANDBOX_ID})")
-            raise GcsError(f"pod {sandbox_id} does not exist for workload container {container_id}")
-        if kind:
-            raise GcsError(
-                f"container {container_id} is a pod's sandbox: this agent has no pods, only "
-                "containers of their own"
-            )
-
-    async def _create(
-        self,
-        container: Container,
-        document: dict[str, Any],
-        view: Specification,
-        path: str,
-        scratch: str,
-    ) -> None:
-        import msgspec
-
-        if view.process is not None:
-            check_arguments([*view.process.args, *view.process.env], "the process")
-        files = edit_standalone(document, view, container.id, path)
-        files[CONFIG] = msgspec.json.encode(document) + b"\n"
-        bundle = Bundle(path)
-        try:
-            await asyncio.to_thread(bundle.write, files)
-            await container.create(view, path, scratch)
-        except BaseException as error:
-            await asyncio.to_thread(bundle.undo)
-            if isinstance(error, OSError):
-                raise GcsError(
-                    f"cannot prepare container {container.id}: {error_text(error)}"
-                ) from error
-            raise
+            await self._surroundings.release(container.prepared)
 
     async def _execute_external(self, parameters: ProcessParameters, ports: StdioPorts) -> int:
         arguments = command_of(parameters)

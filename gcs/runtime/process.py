@@ -116,6 +116,11 @@ class Process:
         """Whether it has ended."""
         return self._child.collect()
 
+    @property
+    def status(self) -> ExitStatus | None:
+        """How it ended; ``None`` when that has not been noticed yet."""
+        return self._child.status
+
     async def finish(self) -> None:
         """Wait until it has ended and its output is delivered."""
         await self._finished.wait()

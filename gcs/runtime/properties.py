@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from gcs.protocol.responses import ProcessDetails, Properties
 
 if TYPE_CHECKING:
-    from gcs.cgroup.group import ControlGroup
+    from gcs.cgroup.cgroup import Cgroup
     from gcs.protocol.requests import PropertyQuery
 
 logger = logging.getLogger(__name__)
@@ -21,17 +21,20 @@ PROCESS_LIST: Final = "ProcessList"
 STATISTICS: Final = "Statistics"
 
 
-async def read_properties(group: ControlGroup, query: PropertyQuery) -> Properties:
+async def read_properties(group: Cgroup, query: PropertyQuery) -> Properties:
     """Return what a query names; a type that is not known is left out, with a log line.
 
     Args:
         group: Control group of the container.
         query: Types of properties.
+
+    Raises:
+        GcsError: The control group is gone, or can't be read.
     """
     properties = Properties()
     for name in query.property_types:
         if name == PROCESS_LIST:
-            pids = await asyncio.to_thread(group.processes)
+            pids = await asyncio.to_thread(group.process_ids)
             properties.process_list = [ProcessDetails(process_id=pid) for pid in pids]
         elif name == STATISTICS:
             properties.metrics = await asyncio.to_thread(group.metrics)

@@ -7,15 +7,25 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from gcs.protocol.decode import convert
-from gcs.protocol.errors import GcsError, InvalidJsonError
-from gcs.protocol.settings import ADD, REMOVE, SETTINGS, UPDATE
+from gcs.protocol.errors import GcsError, InvalidArgumentError, InvalidJsonError
+from gcs.protocol.settings import (
+    ADD,
+    REMOVE,
+    SETTINGS,
+    UPDATE,
+    ContainerConstraints,
+    ContainerState,
+)
 from gcs.storage.driver import ResourceDriver, unsupported_request
 
 if TYPE_CHECKING:
-    from gcs.protocol.requests import ModificationRequest
+    from collections.abc import Awaitable, Callable
 
-#: The one resource of a container; all others belong to the VM.
-CONTAINER_CONSTRAINTS: Final = "ContainerConstraints"
+    from gcs.protocol.requests import ModificationRequest
+    from gcs.runtime.container import Container
+
+PAUSED: Final = "Paused"
+RUNNING: Final = "Running"
 
 
 class UnavailableDriver(ResourceDriver[Any]):
@@ -98,3 +108,48 @@ def read_settings(request: ModificationRequest) -> Any:
     if request.settings is None:
         raise InvalidJsonError(f"the settings of {resource_type} are missing")
     return convert(request.settings, target, f"the settings of {resource_type}")
+
+
+async def modify_container(
+    container: Container, resource_type: str, request_type: str, settings: Any
+) -> None:
+    """Carry out a request for a container.
+
+    Args:
+        container: The container.
+        resource_type: One for which there are settings.
+        request_type: What to do with it.
+        settings: As :func:`read_settings` returns them.
+
+    Raises:
+        GcsError: It is a resource of the VM, or this can't be done with it.
+    """
+    modify = CONTAINER_RESOURCES.get(resource_type)
+    if modify is None:
+        raise GcsError(f'the ResourceType "{resource_type}" is not supported for containers')
+    await modify(container, request_type, settings)
+
+
+async def _constrain(container: Container, _: str, settings: ContainerConstraints) -> None:
+    """Set limits; the reference looks at no request type here."""
+    await container.update(settings.linux or {})
+
+
+async def _set_state(container: Container, request_type: str, settings: ContainerState) -> None:
+    if request_type != UPDATE:
+        raise unsupported_request(request_type[:100])
+    if settings.state == PAUSED:
+        await container.pause()
+    elif settings.state == RUNNING:
+        await container.resume()
+    else:
+        raise InvalidArgumentError(
+            f"state {settings.state[:100]!r} of a container: expected {PAUSED} or {RUNNING}"
+        )
+
+
+#: Resources of a container; all others belong to the VM.
+CONTAINER_RESOURCES: Final[dict[str, Callable[[Container, str, Any], Awaitable[None]]]] = {
+    "ContainerConstraints": _constrain,
+    "ContainerState": _set_state,
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,17 @@ from gcs.runtime.children import NULL
 from gcs.runtime.oci import RuntimeProcess
 from gcs.runtime.operation import Operation
 from gcs.runtime.runtime_errors import runtime_error
+from gcs.storage.driver import in_thread
+from gcs.storage.mounts import KernelMounts, unmount_all_under
 
 if TYPE_CHECKING:
     from gcs.runtime.children import Child, Children
     from gcs.stdio import ChildDescriptors
 
+logger = logging.getLogger(__name__)
+
+#: Where runc keeps what it knows of containers.
+ROOT = "/run/runc"
 #: Where files live as long as one call of the runtime.
 STATE_DIRECTORY = "/var/run/gcsrunc"
 # The host gives a request up after 5 minutes.  One that fails takes a second call, which cleans
@@ -34,10 +41,11 @@ class Runc:
         children: Starts the runtime, and adopts what it leaves.
         program: Name, to be found in PATH, or path of the runtime.
         state_directory: For files that live as long as a call.
+        root: Where the runtime keeps what it knows of containers.
         time_limit: Seconds after which a call is killed.
     """
 
-    __slots__ = ("_children", "_name", "_program", "_state_directory", "_time_limit")
+    __slots__ = ("_children", "_name", "_program", "_root", "_state_directory", "_time_limit")
 
     def __init__(
         self,
@@ -45,12 +53,14 @@ class Runc:
         *,
         program: str = "runc",
         state_directory: str = STATE_DIRECTORY,
+        root: str = ROOT,
         time_limit: float = TIME_LIMIT,
     ) -> None:
         self._children = children
         self._program = program
         self._name = os.path.basename(program)
         self._state_directory = state_directory
+        self._root = root
         self._time_limit = time_limit
 
     async def create(
@@ -81,6 +91,8 @@ class Runc:
 
     async def delete(self, container_id: str, *, force: bool = False) -> None:
         """See OciRuntime.delete."""
+        if force:
+            await in_thread(_unmount_state, f"{self._root}/{container_id}")
         flags = ["--force"] if force else []
         await self._call("delete", *flags, container_id, time_limit=CLEANUP_LIMIT)
 
@@ -192,3 +204,11 @@ class Runc:
             return msgspec.json.decode(output, type=target)
         except msgspec.DecodeError as error:
             raise InvalidJsonError(f"{self._name} {command} wrote no such JSON: {error}") from error
+
+
+def _unmount_state(directory: str) -> None:
+    """Unmount what a killed runc has left: for a moment it has itself mounted in its directory."""
+    try:
+        unmount_all_under(KernelMounts(), directory)
+    except GcsError as error:
+        logger.warning("files of the container runtime: %s", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from gcs.protocol.errors import GcsError, InvalidArgumentError, InvalidJsonError
+from gcs.protocol.errors import GcsError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,38 +102,6 @@ def container_kind(view: Specification) -> str:
     if kind not in ("", "sandbox", "container"):
         raise GcsError(f"unsupported '{CONTAINER_TYPE}': '{kind}'")
     return kind
-
-
-def edit_standalone(
-    document: dict[str, Any], view: Specification, container_id: str, bundle: str
-) -> dict[str, bytes]:
-    """Edit the specification of a container that belongs to no pod (spec 4.6).
-
-    Args:
-        document: The specification; changed in place.
-        view: The typed view of it.
-        container_id: Checked already.
-        bundle: Directory of the container, where the files below are going to be.
-
-    Returns:
-        Files to be written into the bundle: name → content.
-
-    Raises:
-        GcsError: The host name is not valid.
-    """
-    check_hostname(view.hostname)
-    hostname = view.hostname or os.uname().nodename
-    contents = {
-        "hostname": f"{hostname}\n",
-        "hosts": hosts_file(hostname),
-        "resolv.conf": resolv_conf([], []),
-    }
-    files = add_network_files(document, view, bundle, contents)
-    if view.linux is None or view.root is None or not view.root.path:
-        raise InvalidJsonError("OciSpecification has no linux section, or no root.path")
-    document["linux"]["cgroupsPath"] = view.linux.cgroups_path = f"/pods/{container_id}"
-    document.pop("windows", None)
-    return files
 
 
 def add_network_files(

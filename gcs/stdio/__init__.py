@@ -14,7 +14,7 @@ The connections of a container's init come back when they are lost, and its outp
 as well::
 
     reconnect = Reconnect(transport, ports)
-    relay.attach(sockets, reconnect=reconnect, tee=await TeeLog.open(path))
+    relay.attach(sockets, reconnect=reconnect, tee=TeeLog(descriptor, path))
     relay.connection_lost()                     # when the bridge has lost the host
     relay.stop_reconnecting()                   # when the container was killed
 

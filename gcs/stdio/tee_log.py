@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,15 +14,6 @@ logger = logging.getLogger(__name__)
 
 #: With so much still to be written the streams have to wait (bytes).
 BACKLOG_LIMIT: Final = 256 * 1024
-
-_FLAGS: Final = (
-    os.O_RDWR
-    | os.O_CREAT
-    | os.O_APPEND
-    | os.O_CLOEXEC
-    | os.O_NOFOLLOW  # the directory may be mounted into a container
-    | os.O_NONBLOCK
-)
 
 
 class TeeLog:
@@ -66,14 +55,6 @@ class TeeLog:
         self._waiting: list[Callable[[], None]] = []
         self._idle = asyncio.Event()
         self._idle.set()
-
-    @classmethod
-    async def open(cls, path: str) -> TeeLog:
-        """Open the file for appending, make it when it is missing (0666 less the umask).
-
-        Raises OSError: it can't be opened, or is no regular file (symbolic links are not followed).
-        """
-        return cls(await asyncio.to_thread(_open, path), path)
 
     def put(self, data: bytes) -> bool:
         """Take bytes to be written; return whether there is room for more at once."""
@@ -130,14 +111,6 @@ class TeeLog:
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
             callback()
-
-
-def _open(path: str) -> int:
-    descriptor = os.open(path, _FLAGS, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor
 
 
 def _write_all(descriptor: int, data: bytes) -> tuple[int, OSError | None]:

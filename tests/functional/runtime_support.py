@@ -17,10 +17,8 @@ from gcs.protocol.requests import (
     SchemaVersion,
     VsockStdioRelaySettings,
 )
-from gcs.runtime.assembly import make_drivers
+from gcs.runtime.assembly import make_host
 from gcs.runtime.children import Children
-from gcs.runtime.host import Host
-from gcs.runtime.resources import ResourceTable
 from gcs.runtime.runc import Runc
 from gcs.transport import UnixTransport
 from tests.support.rootfs import oci_process, specification
@@ -133,12 +131,11 @@ class Machine:
         self._prefix = os.fspath(directory / "v")
         self._opened: list[Stream] = []
         self.children = children or Children()
-        self.host = Host(
+        self.host = make_host(
             transport=UnixTransport(self._prefix),
+            publish=self.notifications.put_nowait,
             children=self.children,
             runtime=Runc(self.children, **runc),
-            resources=ResourceTable(make_drivers()),
-            publish=self.notifications.put_nowait,
         )
 
     async def close(self) -> None:

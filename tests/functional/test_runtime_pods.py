@@ -334,7 +334,7 @@ async def test_directory_of_a_pod_of_the_second_generation(machine: Machine) -> 
     plan = await machine.plan(POD, spec, f"{prefix}/{POD}/{POD}")
     (machine.directory / "c").mkdir()
     machine.delete(plan)
-    remove_pod_directory(plan.identity, plan.bundle, prefix)
+    remove_pod_directory(plan.bundle, prefix)
     assert os.listdir(prefix) == []
 
 

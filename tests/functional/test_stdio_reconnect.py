@@ -12,7 +12,7 @@ import pytest
 
 from gcs.linux import tty
 from gcs.stdio import ChildDescriptors, PipeRelay, Reconnect, TeeLog, TtyRelay
-from tests.support.stdio import Process, open_descriptors, shell
+from tests.support.stdio import Process, open_descriptors, open_tee, shell
 from tests.support.stdio_ports import STDERR, STDIN, STDOUT, Connection, Ports
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ async def test_ten_losses_leave_no_gap_and_no_trace_in_the_log(
     start: Callable[[str], Relayed], ports: Ports, tmp_path: Path
 ) -> None:
     relayed = start(f"seq -f %015.0f 0 {LINES - 1}")
-    await relayed.attach(await TeeLog.open(str(tmp_path / "log")))
+    await relayed.attach(open_tee(tmp_path / "log"))
     expected = numbered(0, LINES)
     end = 0
     connection = relayed.stdout
@@ -338,7 +338,7 @@ class Terminal:
 async def test_a_terminal_comes_back(tmp_path: Path) -> None:
     ports = Ports(tmp_path, (STDIN, STDOUT))
     terminal = Terminal(ports, "stty -echo; while read line; do echo got $line; done")
-    stdin, stdout = await terminal.attach(await TeeLog.open(str(tmp_path / "log")))
+    stdin, stdout = await terminal.attach(open_tee(tmp_path / "log"))
     await stdin.send(b"one\n")
     first = await stdout.receive_exactly(9)
     while b"got one\r\n" not in first:

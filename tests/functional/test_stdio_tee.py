@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pytest
 
 from gcs.stdio import PipeRelay, TeeLog
 from gcs.stdio.tee_log import BACKLOG_LIMIT
-from tests.support.stdio import Host, Process, open_descriptors, shell
+from tests.support.stdio import Host, Process, open_descriptors, open_tee, shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -55,7 +54,7 @@ async def test_the_file_has_what_the_host_gets(
     data = os.urandom(3 << 20)
     (tmp_path / "data").write_bytes(data)
     process = Process(["cat", str(tmp_path / "data")], relay.child)
-    relay.attach(host.sockets, tee=await TeeLog.open(str(log)))
+    relay.attach(host.sockets, tee=open_tee(log))
     received = asyncio.create_task(host.receive_all("out"))
     assert await process.exit_code() == 0
     host.close("err")
@@ -67,7 +66,7 @@ async def test_the_file_has_what_the_host_gets(
 async def test_both_streams_go_to_one_file_in_order(relay: PipeRelay, tmp_path: Path) -> None:
     host = Host()
     process = shell("echo one; read line; echo two >&2; read line; echo three", relay.child)
-    relay.attach(host.sockets, tee=await TeeLog.open(str(tmp_path / "log")))
+    relay.attach(host.sockets, tee=open_tee(tmp_path / "log"))
     assert await host.receive_until("out", b"\n") == b"one\n"
     await host.send(b"\n")
     assert await host.receive_until("err", b"\n") == b"two\n"
@@ -85,7 +84,7 @@ async def test_a_file_that_exists_is_continued(
     log = tmp_path / "log"
     log.write_text("earlier\n")
     process = shell("echo now", relay.child)
-    relay.attach(host.sockets, tee=await TeeLog.open(str(log)))
+    relay.attach(host.sockets, tee=open_tee(log))
     host.close("err")
     assert await host.receive_all("out") == b"now\n"
     assert await process.exit_code() == 0
@@ -100,7 +99,7 @@ async def test_the_file_is_complete_though_the_host_is_gone(
     data = os.urandom(3 << 20)
     (tmp_path / "data").write_bytes(data)
     process = Process(["cat", str(tmp_path / "data")], relay.child)
-    relay.attach(host.sockets, tee=await TeeLog.open(str(log)))
+    relay.attach(host.sockets, tee=open_tee(log))
     await host.receive_exactly("out", 1000)
     host.close_all()
     assert await process.exit_code() == 0
@@ -110,7 +109,7 @@ async def test_the_file_is_complete_though_the_host_is_gone(
 
 async def test_output_nobody_wants_is_in_the_file(relay: PipeRelay, tmp_path: Path) -> None:
     process = shell("echo text", relay.child)
-    relay.attach(Host("").sockets, tee=await TeeLog.open(str(tmp_path / "log")))
+    relay.attach(Host("").sockets, tee=open_tee(tmp_path / "log"))
     assert await process.exit_code() == 0
     await relay.finish()
     assert (tmp_path / "log").read_text() == "text\n"
@@ -121,7 +120,7 @@ async def test_a_full_disk_stops_nothing(
 ) -> None:
     log = small_disk / "log"
     process = shell("seq 200000", relay.child)
-    relay.attach(host.sockets, tee=await TeeLog.open(str(log)))
+    relay.attach(host.sockets, tee=open_tee(log))
     received = await host.receive_all("out")
     assert await process.exit_code() == 0
     host.close("err")
@@ -162,28 +161,9 @@ async def test_a_slow_disk_holds_up_who_writes(tmp_path: Path) -> None:
 
 
 async def test_what_is_put_before_a_close_is_written(tmp_path: Path) -> None:
-    log = await TeeLog.open(str(tmp_path / "log"))
+    log = open_tee(tmp_path / "log")
     log.put(b"one")
     log.put(b"two")
     log.close()
     assert await log.flush(10)
     assert (tmp_path / "log").read_bytes() == b"onetwo"
-
-
-async def test_the_mode_is_the_umask_s(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        (await TeeLog.open(str(tmp_path / "log"))).close()
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o644
-
-
-async def test_a_link_or_a_pipe_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=r"symbolic links.*link"):
-        await TeeLog.open(str(tmp_path / "link"))
-    assert not (tmp_path / "elsewhere").exists()
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match=r"not a regular file.*pipe"):
-        await TeeLog.open(str(tmp_path / "pipe"))

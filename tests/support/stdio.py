@@ -10,10 +10,11 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING
 
-from gcs.stdio import ChildDescriptors, StdioSockets
+from gcs.stdio import ChildDescriptors, StdioSockets, TeeLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def open_descriptors() -> list[str]:
@@ -25,6 +26,12 @@ def open_descriptors() -> list[str]:
         except FileNotFoundError:  # the descriptor of the listing itself
             continue
     return names
+
+
+def open_tee(path: Path) -> TeeLog:
+    """A log in a file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    return TeeLog(os.open(path, flags, 0o666), os.fspath(path))
 
 
 class Host:

@@ -18,16 +18,20 @@ class Pod:
     Attributes:
         sandbox_id: Its id.
         root: Its root directory.
+        bundle: Bundle directory of its sandbox.
         host_network: Whether it uses the network of the VM.
         members: Ids of its containers, the sandbox among them.
         closed: Whether its sandbox is gone; what is left of it are members.
     """
 
-    __slots__ = ("closed", "host_network", "members", "root", "sandbox_id")
+    __slots__ = ("bundle", "closed", "host_network", "members", "root", "sandbox_id")
 
-    def __init__(self, sandbox_id: str, root: SandboxRoot, *, host_network: bool) -> None:
+    def __init__(
+        self, sandbox_id: str, root: SandboxRoot, bundle: str, *, host_network: bool
+    ) -> None:
         self.sandbox_id = sandbox_id
         self.root = root
+        self.bundle = bundle
         self.host_network = host_network
         self.members: set[str] = set()
         self.closed = False
@@ -79,7 +83,8 @@ class Pods:
                 if pod is not None:
                     raise GcsError(f"pod {sandbox_id} already exists")
                 root = self.roots.register(sandbox_id, bundle, identity.virtual_pod_id)
-                pod = self._pods[sandbox_id] = Pod(sandbox_id, root, host_network=host_network)
+                pod = Pod(sandbox_id, root, bundle, host_network=host_network)
+                self._pods[sandbox_id] = pod
             case Kind.WORKLOAD:
                 container_id = identity.container_id
                 if pod is None:

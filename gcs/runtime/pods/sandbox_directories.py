@@ -84,13 +84,18 @@ def remove_sandbox_directories(
     return failures
 
 
-def remove_pod_directory(identity: Identity, bundle: str, prefix: str = PODS_PREFIX) -> None:
-    """Remove the directory of a pod, which has held its sandbox's bundle (spec 4.10).
+def remove_pod_directory(bundle: str, prefix: str = PODS_PREFIX) -> None:
+    """Remove the directory of a pod, which has held its containers' bundles (spec 4.10).
 
-    To be called after the bundle is gone.  One that isn't empty stays, with a line in the log.
+    To be called when its last container is gone: that need not be the sandbox.  A directory that
+    isn't empty stays, with a line in the log.
+
+    Args:
+        bundle: Bundle directory of the pod's sandbox.
+        prefix: Pods have their directories below this.
     """
     parent = os.path.dirname(bundle)
-    if identity.kind is Kind.SANDBOX and parent != prefix and is_inside(parent, prefix):
+    if parent != prefix and is_inside(parent, prefix):
         discard_directory(parent)
 
 

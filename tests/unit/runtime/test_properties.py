@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gcs.cgroup.group import ControlGroup
+from gcs.cgroup.v2 import V2Manager
 from gcs.protocol.requests import PropertyQuery
 from gcs.runtime.properties import read_properties
 
@@ -19,7 +19,7 @@ async def test_only_what_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").touch()
     (tmp_path / "c").mkdir()
     (tmp_path / "c/cgroup.procs").write_text("7\n")
-    group = ControlGroup("/c", os.fspath(tmp_path))
+    group = V2Manager(os.fspath(tmp_path)).group("/c")
     nothing = await read_properties(group, PropertyQuery())
     assert (nothing.process_list, nothing.metrics) == ([], None)
     processes = await read_properties(group, PropertyQuery(property_types=["ProcessList"]))
@@ -28,7 +28,7 @@ async def test_only_what_is_asked_for(tmp_path: Path) -> None:
 
 
 async def test_type_that_is_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    group = ControlGroup("/none", os.fspath(tmp_path))
+    group = V2Manager(os.fspath(tmp_path)).group("/none")
     query = PropertyQuery(property_types=["Memory"])
     properties = await read_properties(group, query)
     assert (properties.process_list, properties.metrics) == ([], None)

@@ -12,6 +12,7 @@ from gcs.protocol.hresult import HResult
 from gcs.protocol.requests import ModificationRequest
 from gcs.protocol.settings import SETTINGS, CombinedLayers, MappedDirectory, ScsiDevice
 from gcs.runtime.assembly import make_drivers
+from gcs.runtime.namespaces import Namespaces
 from gcs.runtime.resources import ResourceTable, read_settings
 from gcs.storage.driver import ResourceDriver
 
@@ -54,7 +55,7 @@ async def test_what_a_driver_does_not_support(request_type: str) -> None:
 @pytest.mark.parametrize("resource_type", sorted(SETTINGS))
 @pytest.mark.parametrize("request_type", ["PreAdd", "Bogus"])
 async def test_no_resource_supports_these(resource_type: str, request_type: str) -> None:
-    table = ResourceTable(make_drivers())
+    table = ResourceTable(make_drivers(Namespaces()))
     with pytest.raises(GcsError, match=f'"{request_type}" is not supported'):
         await table.modify(resource_type, request_type, None)
 

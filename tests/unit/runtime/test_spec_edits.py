@@ -2,86 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import pytest
 
-from gcs.protocol.errors import GcsError, InvalidArgumentError, InvalidJsonError
+from gcs.protocol.errors import GcsError, InvalidArgumentError
 from gcs.protocol.oci import read_specification
 from gcs.runtime.spec import (
     check_container_id,
     check_hostname,
     container_kind,
-    edit_standalone,
     hosts_file,
     resolv_conf,
 )
-
-BUNDLE = "/run/gcs/c/c1"
-
-
-def edit(**sections: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
-    spec = {"process": {"args": ["true"]}, "root": {"path": "rootfs"}, "linux": {}, **sections}
-    document, view = read_specification(spec)
-    return document, edit_standalone(document, view, "c1", BUNDLE)
-
-
-def test_standalone() -> None:
-    document, files = edit(hostname="alone", windows={"network": {"networkNamespace": "x"}})
-    assert set(files) == {"hostname", "hosts", "resolv.conf"}
-    assert files["hostname"] == b"alone\n"
-    assert files["resolv.conf"] == b""
-    assert document["linux"]["cgroupsPath"] == "/pods/c1"
-    assert "windows" not in document
-    assert document["mounts"] == [
-        {
-            "destination": f"/etc/{name}",
-            "type": "bind",
-            "source": f"{BUNDLE}/{name}",
-            "options": ["bind"],
-        }
-        for name in ("hostname", "hosts", "resolv.conf")
-    ]
-
-
-def test_read_only_root_makes_read_only_files() -> None:
-    document, _ = edit(root={"path": "rootfs", "readonly": True})
-    assert {tuple(mount["options"]) for mount in document["mounts"]} == {("bind", "ro")}
-
-
-def test_mounts_of_the_host_stay() -> None:
-    theirs = [
-        {"destination": "/etc/hosts/", "type": "bind", "source": "/x"},
-        {"destination": "/etc/resolv.conf", "type": "bind", "source": "/y"},
-    ]
-    document, files = edit(mounts=[*theirs, None])
-    assert set(files) == {"hostname"}
-    assert document["mounts"][:2] == theirs
-    assert [mount["destination"] for mount in document["mounts"][2:]] == ["/etc/hostname"]
-
-
-def test_without_a_name_it_is_the_name_of_the_machine() -> None:
-    _, files = edit()
-    assert files["hostname"].decode() == f"{os.uname().nodename}\n"
-
-
-def test_what_the_agent_does_not_know_is_kept() -> None:
-    document, _ = edit(linux={"futureThing": [1, {"A": None}]}, hooks={"x": 1})
-    assert document["linux"]["futureThing"] == [1, {"A": None}]
-    assert document["hooks"] == {"x": 1}
-
-
-def test_keys_are_found_whatever_their_case() -> None:
-    document, _ = edit(Hostname="upper", linux={"CgroupsPath": "/elsewhere"})
-    assert document["hostname"] == "upper"
-    assert document["linux"] == {"cgroupsPath": "/pods/c1"}
-
-
-@pytest.mark.parametrize("root", [{}, {"path": ""}])
-def test_root_without_a_path(root: dict[str, str]) -> None:
-    with pytest.raises(InvalidJsonError, match=r"root\.path"):
-        edit(root=root)
 
 
 def test_hosts_file() -> None:

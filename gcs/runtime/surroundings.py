@@ -1,0 +1,162 @@
+"""What containers stand in: pods, their control groups, network namespaces, and bundles."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gcs.protocol.errors import GcsError, NotFoundError, error_text
+from gcs.runtime.bundle import CONFIG, Bundle
+from gcs.runtime.pods.exec_process import ProcessDefaults
+from gcs.runtime.pods.kind import Kind
+from gcs.runtime.pods.network_files import Dns, merge_dns
+from gcs.runtime.pods.pipeline import edit_specification
+from gcs.runtime.pods.plan import ContainerPlan, plan_container
+from gcs.runtime.pods.pod import Pods
+from gcs.runtime.pods.sandbox_directories import remove_pod_directory
+from gcs.storage.driver import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gcs.cgroup.cgroup import Cgroup, CgroupManager
+    from gcs.protocol.oci import Specification
+    from gcs.runtime.namespaces import Namespace, Namespaces
+    from gcs.runtime.pods.edit import Guest
+    from gcs.runtime.pods.pod import Pod
+
+logger = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """A container whose bundle is ready for the runtime.
+
+    Attributes:
+        plan: What it is.
+        view: Its edited specification.
+        defaults: What processes run in it later take over.
+        cgroup: Its control group.
+        namespace: Its network namespace; ``None`` without one, and for a workload.
+    """
+
+    plan: ContainerPlan
+    view: Specification
+    defaults: ProcessDefaults
+    cgroup: Cgroup
+    namespace: Namespace | None
+
+
+class Surroundings:
+    """Makes what a container needs before the runtime makes it, and removes what only it needed.
+
+    Args:
+        guest: The VM, for edits of specifications.
+        cgroups: The control groups of the machine.
+        namespaces: Network namespaces.
+    """
+
+    __slots__ = ("_cgroups", "_guest", "_namespaces", "_pods")
+
+    def __init__(self, guest: Guest, cgroups: CgroupManager, namespaces: Namespaces) -> None:
+        self._guest = guest
+        self._cgroups = cgroups
+        self._namespaces = namespaces
+        self._pods = Pods()
+
+    @contextlib.asynccontextmanager
+    async def prepare(
+        self, container_id: str, document: dict[str, Any], view: Specification, bundle: str
+    ) -> AsyncIterator[Prepared]:
+        """Prepare a container; when the block fails, nothing of it is left (spec 4.2).
+
+        Args:
+            container_id: Checked and reserved.
+            document: Its specification; changed in place.
+            view: The typed view of it.
+            bundle: Its directory, checked.
+
+        Raises:
+            NotFoundError: A sandbox's network namespace is not known.
+            GcsError: Something can't be made.
+        """
+        plan = plan_container(container_id, view, bundle, self._pods)
+        undo = contextlib.ExitStack()
+        namespace = None
+        try:
+            if plan.pod is not None and plan.identity.kind is Kind.SANDBOX:
+                resources = None if view.linux is None else view.linux.resources
+                await in_thread(self._cgroups.group(plan.pod.cgroup).create, resources)
+            namespace = self._enter_namespace(plan)
+            dns = Dns() if namespace is None else merge_dns(namespace.dns_settings)
+            view = await edit_specification(
+                plan, document, view, guest=self._guest, dns=dns, undo=undo
+            )
+            await _write_bundle(plan, document, undo)
+            rootfs = os.path.join(bundle, "" if view.root is None else view.root.path)
+            defaults = ProcessDefaults.of(document, rootfs)
+            cgroup = self._cgroups.group(plan.identity.cgroup)
+            yield Prepared(plan, view, defaults, cgroup, namespace)
+        except BaseException as error:
+            try:
+                await in_thread(undo.close)
+            finally:
+                await self._leave(plan, namespace)
+            if isinstance(error, OSError):
+                raise GcsError(
+                    f"cannot prepare container {container_id}: {error_text(error)}"
+                ) from error
+            raise
+
+    async def release(self, prepared: Prepared) -> None:
+        """Take a container that was deleted out of its pod and its network namespace.
+
+        The last one takes along the pod's control group and its directory; what can't be removed
+        is logged.
+        """
+        await self._leave(prepared.plan, prepared.namespace)
+
+    def _enter_namespace(self, plan: ContainerPlan) -> Namespace | None:
+        needs = plan.network
+        if needs is None:
+            return None
+        if needs.create:
+            namespace: Namespace | None = self._namespaces.make(needs.namespace_id)
+        else:
+            namespace = self._namespaces.find(needs.namespace_id)
+        if namespace is not None:
+            namespace.containers.add(plan.identity.container_id)
+        elif needs.required:
+            raise NotFoundError(
+                f"network namespace {needs.namespace_id[:100]!r} of pod "
+                f"{plan.identity.sandbox_id} does not exist: its adapters are to be added first"
+            )
+        return namespace
+
+    async def _leave(self, plan: ContainerPlan, namespace: Namespace | None) -> None:
+        identity = plan.identity
+        if namespace is not None:
+            forget = not identity.is_virtual_sandbox
+            self._namespaces.leave(namespace, identity.container_id, forget=forget)
+        pod = self._pods.leave(identity, plan.pod)
+        if pod is not None:
+            await in_thread(_remove_pod, pod, self._cgroups.group(pod.cgroup))
+
+
+async def _write_bundle(
+    plan: ContainerPlan, document: dict[str, Any], undo: contextlib.ExitStack
+) -> None:
+    bundle = Bundle(plan.bundle)
+    undo.callback(bundle.undo)
+    await in_thread(bundle.write, {CONFIG: msgspec.json.encode(document) + b"\n"})
+
+
+def _remove_pod(pod: Pod, cgroup: Cgroup) -> None:
+    try:
+        cgroup.delete(kill=True)
+    except GcsError as error:
+        logger.warning("pod %s: %s", pod.sandbox_id, error)
+    remove_pod_directory(pod.bundle)
