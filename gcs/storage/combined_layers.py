@@ -12,6 +12,7 @@ import msgspec
 from gcs.linux.mount import MS_BIND
 from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.settings import CombinedLayers
+from gcs.protocol.trace import span
 from gcs.storage.driver import PathLocks, ResourceDriver, in_thread
 from gcs.storage.mounts import (
     KernelMounts,
@@ -66,8 +67,9 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
         and when the kernel refuses; then nothing is left behind.
         """
         root = checked_mount_point(settings.container_root_path, "ContainerRootPath")
-        async with self._locks.of(root):
-            await in_thread(self._add, root, settings)
+        with span("overlay::MountLayer", target=root, scratchPath=settings.scratch_path):
+            async with self._locks.of(root):
+                await in_thread(self._add, root, settings)
 
     async def remove(self, settings: CombinedLayers) -> None:
         """Unmount the root file system; one that is not there is fine.
@@ -114,7 +116,9 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
                 for name in ("work", "index"):
                     undo.callback(_discard_if_there, f"{work}/{name}")
         make_directories(system, root, 0o755, undo)
-        system.mount_overlay(root, layers, upper, work)
+        paths = {"lowerdir": ":".join(layers), "upperdirPath": upper, "workdirPath": work}
+        with span("overlay::Mount", **paths, target=root):
+            system.mount_overlay(root, layers, upper, work)
 
     def _mount_bundle(self, bundle: str, scratch: str, undo: ExitStack) -> None:
         source = f"{scratch}/bundle"

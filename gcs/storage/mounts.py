@@ -12,6 +12,7 @@ from gcs.linux import mount as linux_mount
 from gcs.linux.mount import UMOUNT_NOFOLLOW
 from gcs.linux.syscalls import Linux
 from gcs.protocol.errors import GcsError, error_text
+from gcs.protocol.trace import span
 from gcs.storage.paths import remove_directory
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ def unmount_path(system: MountSystem, path: str, *, busy_limit: float = BUSY_LIM
 
     Raises GcsError naming the users when it is in use, and for other failures.
     """
+    with span("storage::UnmountPath", target=path, remove=True):
+        _unmount_path(system, path, busy_limit)
+
+
+def _unmount_path(system: MountSystem, path: str, busy_limit: float) -> None:
     path = os.path.realpath(path)
     deadline = time.monotonic() + busy_limit
     while is_mounted(system, path):

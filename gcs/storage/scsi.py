@@ -11,6 +11,7 @@ import msgspec
 from gcs.linux import uevent
 from gcs.linux.mountinfo import read_mounts
 from gcs.protocol.errors import GcsError, error_text
+from gcs.protocol.trace import span
 from gcs.storage.device_events import RECHECK, wait_for
 from gcs.storage.driver import in_thread
 
@@ -79,6 +80,11 @@ class ScsiBus:
 
         Raises GcsError when the time limit passes, saying how far it came.
         """
+        where = {"controller": address.controller, "lun": address.lun}
+        with span("scsi::GetDevicePath", **where, partition=address.partition):
+            return await self._find(address)
+
+    async def _find(self, address: DiskAddress) -> str:
         host = await self._find_host(address.controller)
         search = _Search(self._system, self._devices, host, address)
         device = await self._wait(search.look, self._disk_limit)
@@ -96,10 +102,11 @@ class ScsiBus:
 
         Raises GcsError when a file system on it is still mounted, and when the kernel refuses.
         """
-        _check_controller(address.controller)
-        host = await in_thread(self._look_for_host, address.controller)
-        if host is not None:
-            await in_thread(self._eject, host, address)
+        with span("scsi::UnplugDevice", controller=address.controller, lun=address.lun):
+            _check_controller(address.controller)
+            host = await in_thread(self._look_for_host, address.controller)
+            if host is not None:
+                await in_thread(self._eject, host, address)
 
     async def _find_host(self, controller: int) -> int:
         _check_controller(controller)

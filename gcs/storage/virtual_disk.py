@@ -24,6 +24,7 @@ from gcs.linux.mount import (
 )
 from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.settings import MappedVirtualDisk
+from gcs.protocol.trace import span
 from gcs.storage import filesystem
 from gcs.storage.driver import PathLocks, ResourceDriver, in_thread
 from gcs.storage.mounts import (
@@ -83,6 +84,18 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
         Raises GcsError when the disk does not come, holds something else than what was asked for,
         or cannot be mounted, and when the mount path is taken.
         """
+        with span("scsi::Mount", **_attributes(settings)):
+            await self._add(settings)
+
+    async def remove(self, settings: MappedVirtualDisk) -> None:
+        """Unmount the disk, or remove the link to it; one that is not there is fine.
+
+        Raises GcsError when it is in use.
+        """
+        with span("scsi::Unmount", **_attributes(settings)):
+            await self._remove(settings)
+
+    async def _add(self, settings: MappedVirtualDisk) -> None:
         deadline = asyncio.get_running_loop().time() + self._limit
         address = DiskAddress(settings.controller, settings.lun, settings.partition)
         if settings.encrypted:
@@ -110,11 +123,7 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
                 text = f"{address} ({device}) on {path}: {error_text(error)}"
                 raise GcsError(text + _hint(error)) from error
 
-    async def remove(self, settings: MappedVirtualDisk) -> None:
-        """Unmount the disk, or remove the link to it; one that is not there is fine.
-
-        Raises GcsError when it is in use.
-        """
+    async def _remove(self, settings: MappedVirtualDisk) -> None:
         if not settings.mount_path:
             return
         path = checked_target(settings.mount_path, "MountPath")
@@ -185,6 +194,16 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
             os.unlink(path)
         except OSError as error:
             raise GcsError(f"remove block device link: {error_text(error)}") from error
+
+
+def _attributes(settings: MappedVirtualDisk) -> dict[str, object]:
+    """What a span says about a disk."""
+    return {
+        "controller": settings.controller,
+        "lun": settings.lun,
+        "partition": settings.partition,
+        "target": settings.mount_path,
+    }
 
 
 def _type_to_mount(settings: MappedVirtualDisk, device: str, found: str) -> str:
