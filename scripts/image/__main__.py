@@ -15,7 +15,7 @@ from scripts.image.kernel import Kernel
 from scripts.image.lock import locked
 from scripts.image.packages import PackageCache
 from scripts.image.prefix import PythonPrefix
-from scripts.image.tree import Tree, regular
+from scripts.image.tree import Tree, character_device, regular
 
 
 class Steps:
@@ -34,6 +34,9 @@ class Steps:
         prefix = PythonPrefix(self._cache, self._repository, packages, self._build)
         tree = prefix.build()
         tree.add_disk_tree(self._repository / "rootfs")
+        # Python seeds its hashes before /init can mount anything, and falls back on this device
+        # where the kernel has no randomness yet (a processor without RDRAND).
+        tree.put("dev/urandom", character_device(1, 9, 0o666))
         for name, text in self._information().items():
             tree.put(f"info/{name}", regular(f"{text}\n".encode()))
         with archive.gzipped(self._out / "delta.tar.gz") as out:

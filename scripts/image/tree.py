@@ -80,6 +80,11 @@ def regular(content: bytes | FileSlice, mode: int = 0o644) -> Node:
     return Node(stat.S_IFREG | mode, content=content)
 
 
+def character_device(major: int, minor: int, mode: int) -> Node:
+    """Return a character device node."""
+    return Node(stat.S_IFCHR | mode, device=(major, minor))
+
+
 def file_on_disk(path: Path, mode: int | None = None) -> Node:
     """Return a node for a regular file on disk, following symbolic links."""
     status = path.stat()

@@ -57,6 +57,7 @@ class Machine:
         memory_mib: Size of the memory.
         cpus: Number of processors.
         accelerator: ``kvm`` or ``tcg``.
+        processor: QEMU's model of the emulated processor.
         controllers: Number of SCSI controllers.
         disks: Disks attached from the start.
         kernel_options: Added to the kernel's command line, before the arguments of init.
@@ -68,6 +69,7 @@ class Machine:
     memory_mib: int = 512
     cpus: int = 1
     accelerator: str = "tcg"
+    processor: str = "max"
     controllers: int = 1
     disks: tuple[Disk, ...] = ()
     kernel_options: tuple[str, ...] = ()
@@ -174,7 +176,7 @@ def _processor(machine: Machine) -> list[str]:
     if machine.accelerator == "kvm":
         return ["-accel", "kvm", "-cpu", "host", "-smp", str(machine.cpus)]
     accelerator = f"tcg,thread=multi,tb-size={_TRANSLATION_CACHE}"
-    return ["-accel", accelerator, "-cpu", "max", "-smp", str(machine.cpus)]
+    return ["-accel", accelerator, "-cpu", machine.processor, "-smp", str(machine.cpus)]
 
 
 def _memory(machine: Machine) -> list[str]:
