@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from gcs.protocol.responses import ProcessDetails, Properties
+from gcs.protocol.trace import span
 
 if TYPE_CHECKING:
     from gcs.cgroup.cgroup import Cgroup
@@ -37,7 +38,8 @@ async def read_properties(group: Cgroup, query: PropertyQuery) -> Properties:
             pids = await asyncio.to_thread(group.process_ids)
             properties.process_list = [ProcessDetails(process_id=pid) for pid in pids]
         elif name == STATISTICS:
-            properties.metrics = await asyncio.to_thread(group.metrics)
+            with span("opengcs::Container::GetStats"):
+                properties.metrics = await asyncio.to_thread(group.metrics)
         else:
             logger.warning("property type %r is not supported", name[:100])
     return properties

@@ -16,6 +16,7 @@ from gcs.protocol.settings import (
     ContainerConstraints,
     ContainerState,
 )
+from gcs.protocol.trace import span
 from gcs.storage.driver import ResourceDriver, unsupported_request
 
 if TYPE_CHECKING:
@@ -82,14 +83,15 @@ class ResourceTable:
             GcsError: The driver fails, or doesn't support this.
         """
         driver = self._drivers.get(resource_type) or UnavailableDriver(resource_type)
-        if request_type == ADD:
-            await driver.add(settings)
-        elif request_type == REMOVE:
-            await driver.remove(settings)
-        elif request_type == UPDATE:
-            await driver.update(settings)
-        else:
-            raise unsupported_request(request_type[:100])
+        with span(f"gcs::Host::modify{resource_type}", requestType=request_type[:100]):
+            if request_type == ADD:
+                await driver.add(settings)
+            elif request_type == REMOVE:
+                await driver.remove(settings)
+            elif request_type == UPDATE:
+                await driver.update(settings)
+            else:
+                raise unsupported_request(request_type[:100])
 
 
 def read_settings(request: ModificationRequest) -> Any:

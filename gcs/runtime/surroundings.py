@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gcs.protocol.errors import GcsError, NotFoundError, error_text
+from gcs.protocol.logs import TRACE
+from gcs.protocol.scrub import specification_text
+from gcs.protocol.trace import span
 from gcs.runtime.bundle import CONFIG, Bundle
 from gcs.runtime.pods.exec_process import ProcessDefaults
 from gcs.runtime.pods.kind import Kind
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from gcs.cgroup.cgroup import Cgroup, CgroupManager
     from gcs.protocol.oci import Specification
+    from gcs.protocol.trace import Span
     from gcs.runtime.namespaces import Namespace, Namespaces
     from gcs.runtime.pods.edit import Guest
     from gcs.runtime.pods.pod import Pod
@@ -92,9 +96,10 @@ class Surroundings:
                 await in_thread(self._cgroups.group(plan.pod.cgroup).create, resources)
             namespace = self._enter_namespace(plan)
             dns = Dns() if namespace is None else merge_dns(namespace.dns_settings)
-            view = await edit_specification(
-                plan, document, view, guest=self._guest, dns=dns, undo=undo
-            )
+            with _setup_span(plan):
+                view = await edit_specification(
+                    plan, document, view, guest=self._guest, dns=dns, undo=undo
+                )
             await _write_bundle(plan, document, undo)
             rootfs = os.path.join(bundle, "" if view.root is None else view.root.path)
             defaults = ProcessDefaults.of(document, rootfs)
@@ -151,7 +156,21 @@ async def _write_bundle(
 ) -> None:
     bundle = Bundle(plan.bundle)
     undo.callback(bundle.undo)
-    await in_thread(bundle.write, {CONFIG: msgspec.json.encode(document) + b"\n"})
+    content = msgspec.json.encode(document)
+    await in_thread(bundle.write, {CONFIG: content + b"\n"})
+    if logger.isEnabledFor(TRACE):
+        fields = {"path": os.path.join(plan.bundle, CONFIG), "config": specification_text(content)}
+        logger.log(TRACE, "wrote OCI spec to config.json", extra=fields)
+
+
+def _setup_span(plan: ContainerPlan) -> Span:
+    """Return the span of editing a specification, by the name operators know it (appendix C)."""
+    identity = plan.identity
+    return span(
+        f"hcsv2::setup{identity.kind.name.title()}ContainerSpec",
+        cid=identity.container_id,
+        sandboxID=identity.sandbox_id or None,
+    )
 
 
 def _remove_pod(pod: Pod, cgroup: Cgroup) -> None:

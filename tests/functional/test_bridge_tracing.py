@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gcs.protocol.frame import MessageType
 from gcs.protocol.hresult import HResult
 from tests.support.fakehost import ACTIVITY, UVM, FakeHost, rig
+from tests.support.rootfs import specification
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,3 +199,36 @@ async def test_secrets_of_requests_are_not_logged() -> None:
 
 async def test_secrets_are_logged_on_demand() -> None:
     await messages("-scrub-logs=false")
+
+
+async def test_the_specification_for_the_runtime_is_logged_without_secrets(
+    tmp_path: Path, busybox_rootfs: Path
+) -> None:
+    name = f"tracing-{os.getpid()}"
+    spec = specification(busybox_rootfs, "/bin/true")
+    spec["process"]["env"] = [f"A={SECRET}"]
+    spec["annotations"] = {"a": SECRET}
+    config = {
+        "SchemaVersion": {"Major": 2, "Minor": 1},
+        "OciBundlePath": str(tmp_path / "bundle"),
+        "OciSpecification": spec,
+    }
+    async with rig(("-loglevel", "trace")) as running:
+        connection = await running.host.negotiated()
+        body = {"ContainerId": name, "otsc": CARRIER, "ContainerConfig": json.dumps(config)}
+        created = await connection.rpc(MessageType.CREATE, body)
+        assert created.result == 0, created.body
+        query = {"ContainerId": name, "Query": '{"PropertyTypes":["Statistics"]}'}
+        assert (await connection.rpc(MessageType.GET_PROPERTIES, query)).result == 0
+        deleted = await connection.rpc(MessageType.DELETE_CONTAINER_STATE, {"ContainerId": name})
+        assert deleted.result == 0, deleted.body
+        assert await running.agent.stop() == 0
+    (wrote,) = [e for e in running.agent.entries if e.message == "wrote OCI spec to config.json"]
+    assert wrote.fields["path"] == str(tmp_path / "bundle" / "config.json")
+    assert json.loads(wrote.fields["config"])["process"]["env"] == ["<scrubbed>"]
+    assert wrote.fields["traceID"] == TRACE_ID
+    assert SECRET.encode() not in b"".join(running.agent.lines)
+    spans = {e.fields["name"]: e.fields for e in running.agent.entries if e.message == "Span"}
+    setup = spans["hcsv2::setupStandaloneContainerSpec"]
+    assert (setup["cid"], setup["traceID"]) == (name, TRACE_ID)
+    assert "opengcs::Container::GetStats" in spans
