@@ -47,12 +47,16 @@ class Options:
         use_standard_streams: Serve descriptors 0 and 1, once, instead of dialling.
         core_pattern: Kernel's pattern for core files; empty leaves it as it is.
         hold_seconds: See :class:`gcs.bridge.bridge.Bridge`.
+        memory_reserve: Memory of the VM that containers can't use, in bytes.
+        memory_warning: Memory used by the agent that is worth a warning, in bytes.
     """
 
     __slots__ = (
         "answer_requests",
         "core_pattern",
         "hold_seconds",
+        "memory_reserve",
+        "memory_warning",
         "policy",
         "transport",
         "use_standard_streams",
@@ -67,6 +71,8 @@ class Options:
         use_standard_streams: bool,
         core_pattern: str,
         hold_seconds: float,
+        memory_reserve: int,
+        memory_warning: int,
     ) -> None:
         self.transport = transport
         self.policy = policy
@@ -74,6 +80,8 @@ class Options:
         self.use_standard_streams = use_standard_streams
         self.core_pattern = core_pattern
         self.hold_seconds = hold_seconds
+        self.memory_reserve = memory_reserve
+        self.memory_warning = memory_warning
 
 
 class Agent:
@@ -109,6 +117,7 @@ class Agent:
             enabled=self._options.answer_requests,
             sequential=_is_confidential(),
             hold_seconds=self._options.hold_seconds,
+            connection_changed=self._connection_changed,
         )
         serving = asyncio.create_task(self._serve(streams), name="serve")
         try:
@@ -134,8 +143,16 @@ class Agent:
             from gcs.bridge.handlers import HANDLERS
             from gcs.bridge.services import Services
             from gcs.runtime.assembly import make_host
+            from gcs.runtime.memory import MemoryOptions
 
-            self._host = make_host(transport=self._options.transport, publish=self._bridge.publish)
+            options = self._options
+            memory = MemoryOptions(options.memory_reserve, options.memory_warning)
+            in_vm = isinstance(options.transport, VsockTransport)
+            self._host = make_host(
+                transport=options.transport,
+                publish=self._bridge.publish,
+                memory=memory if in_vm else None,
+            )
             services = Services(self._host, self._options.policy, self._shut_down)
         except Exception:
             logger.critical("the agent can't start", exc_info=True)
@@ -143,6 +160,14 @@ class Agent:
             raise
         _end_of_imports()
         return HANDLERS, services
+
+    def _connection_changed(self, connected: bool) -> None:
+        """Tell the host object, which starts out as connected: it is made for the first host."""
+        if self._host is not None:
+            if connected:
+                self._host.bridge_connected()
+            else:
+                self._host.bridge_lost()
 
     def _shut_down(self) -> None:
         self._powering_off = True

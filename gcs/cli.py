@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         use_standard_streams=values["use-inouterr"],
         core_pattern=values["core-dump-location"],
         hold_seconds=values["reconnect-hold-ms"] / 1000,
+        memory_reserve=values["root-mem-reserve-bytes"],
+        memory_warning=values["gcs-mem-limit-bytes"],
     )
     scrub.set_enabled(values["scrub-logs"])
     try:

@@ -58,6 +58,7 @@ class Bridge:
         enabled: Without it no request is known, not even NegotiateProtocol (flag ``-v4``).
         sequential: One request at a time, as confidential VMs do; waits don't count.
         hold_seconds: See :class:`gcs.bridge.outbox.Outbox`.
+        connection_changed: Called with True when a host has negotiated, with False when it is lost.
     """
 
     def __init__(
@@ -67,10 +68,12 @@ class Bridge:
         enabled: bool = True,
         sequential: bool = False,
         hold_seconds: float = HOLD_SECONDS,
+        connection_changed: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._exit_codes = ExitCodes()
         self._router = Router(load, sequential=sequential, recall=self._exit_codes.recall)
         self._enabled = enabled
+        self._connection_changed = connection_changed
         self._session: _Session | None = None
         self._outbox = Outbox(hold_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,6 +124,8 @@ class Bridge:
             self._session = None
             self._outbox.close(session.connection.unsent())
             self._exit_codes.lost()
+            if session.version:
+                self._connection_changed(False)
 
     def _receive(self, session: _Session, header: Header, body: bytes | bytearray) -> None:
         request = Request(header, body)
@@ -158,6 +163,7 @@ class Bridge:
         self._respond(session, request, response)
         if session.version:
             self._outbox.open(session.connection.send)
+            self._connection_changed(True)
             # What is made there lives on: it must not count as a part of this request.
             asyncio.get_running_loop().call_soon(self._router.load, context=Context())
 

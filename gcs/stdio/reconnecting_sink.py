@@ -32,6 +32,10 @@ DOUBT_SECONDS: Final = 1.0
 #: For how long a stream that has ended, and nobody waits for, is dialled.
 ENDED_LIMIT_SECONDS: Final = 230.0
 
+#: The same when it is not certain that anything was lost: most often the host has read all, and
+#: listens no more.
+DOUBTFUL_LIMIT_SECONDS: Final = 10.0
+
 _NOTHING: Final = memoryview(b"")
 
 
@@ -166,16 +170,17 @@ class ReconnectingSink:
             self._loop.remove_writer(connection.fileno())
             connection.close()
 
-    def _lost(self, error: OSError) -> None:
+    def _lost(self, error: OSError, ended_limit: float = ENDED_LIMIT_SECONDS) -> None:
         self._drop_connection()
         self._half_closed = False
         if self._recent:
             self._settled.clear()
-        limit = ENDED_LIMIT_SECONDS if self._ended else None
+        limit = ended_limit if self._ended else None
         self._redialler.start(error, self._connected, self._fail, limit)
 
     def _connected(self, connection: socket.socket) -> None:
         self._adopt(connection)
+        self._host_lost_at = -DOUBT_SECONDS  # that was another host
         self._replay = memoryview(self._recent.tail())
         self._resend(connection)
 
@@ -279,7 +284,7 @@ class ReconnectingSink:
     def _host_answered(self) -> None:
         """The host has closed after our EOF, unless it got lost with all its connections."""
         if self._loop.time() - self._host_lost_at < DOUBT_SECONDS:
-            self._lost(closed_by_host())
+            self._lost(closed_by_host(), DOUBTFUL_LIMIT_SECONDS)
             return
         self._drop_connection()
         self._timer = self._loop.call_later(DOUBT_SECONDS, self.close)

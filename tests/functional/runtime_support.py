@@ -21,6 +21,7 @@ from gcs.runtime.assembly import make_host
 from gcs.runtime.children import Children
 from gcs.runtime.runc import Runc
 from gcs.transport import UnixTransport
+from tests.support.pods import SANDBOX_ID, SKIP_NETWORK, TYPE
 from tests.support.rootfs import oci_process, specification
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class _HostProtocol(asyncio.StreamReaderProtocol):
 class Stream:
     """A port of the host, which accepts one connection."""
 
-    def __init__(self, prefix: str) -> None:
-        self.port = next(_ports)
+    def __init__(self, prefix: str, port: int = 0) -> None:
+        self.port = port or next(_ports)
         self._path = f"{prefix}_{self.port}"
         self._reader = asyncio.StreamReader()
         self._accepted: asyncio.Future[asyncio.StreamWriter]
@@ -157,11 +158,20 @@ class Machine:
         self._opened += opened.values()
         return Streams(**opened)
 
+    async def listen_again(self, stream: Stream) -> Stream:
+        """Break a connection, as a host that goes away does, and wait for another one."""
+        await stream.close()
+        os.unlink(f"{self._prefix}_{stream.port}")
+        opened = await Stream(self._prefix, stream.port).listen()
+        self._opened.append(opened)
+        return opened
+
     async def create(
         self,
         *args: str,
         spec: dict[str, Any] | None = None,
         container_id: str = "",
+        bundle: str = "",
         scratch: str = "",
         **process: Any,
     ) -> str:
@@ -169,12 +179,45 @@ class Machine:
         container_id = container_id or self.new_id()
         settings = ContainerSettings(
             schema_version=SchemaVersion(major=2, minor=1),
-            oci_bundle_path=os.fspath(self.bundle(container_id)),
+            oci_bundle_path=bundle or os.fspath(self.bundle(container_id)),
             oci_specification=spec or self.specification(*args, **process),
             scratch_dir_path=scratch,
         )
         await self.host.create_container(container_id, ACTIVITY, settings)
         return container_id
+
+    async def create_sandbox(
+        self, *args: str, pod: str = "", bundle: str = "", **annotations: str
+    ) -> str:
+        """Create the sandbox of a pod that has no network, and return its id."""
+        spec = self.specification(*(args or ("sleep", "1000")))
+        spec["annotations"] = {TYPE: "sandbox", SKIP_NETWORK: "true", **annotations}
+        return await self.create(spec=spec, container_id=pod, bundle=bundle)
+
+    async def create_workload(
+        self,
+        pod: str,
+        *args: str,
+        sandbox_pid: int = 0,
+        bundle: str = "",
+        annotations: dict[str, str] | None = None,
+        linux: dict[str, Any] | None = None,
+        mounts: list[dict[str, Any]] | None = None,
+        **process: Any,
+    ) -> str:
+        """Create a container of a pod, in the sandbox's namespaces when its pid is given."""
+        spec = self.specification(*args, **process)
+        del spec["hostname"]
+        spec["annotations"] = {TYPE: "container", SANDBOX_ID: pod, **(annotations or {})}
+        spec["mounts"] += mounts or []
+        spec["linux"].update(linux or {})
+        if sandbox_pid:
+            for namespace in spec["linux"]["namespaces"]:
+                kind = namespace["type"]
+                if kind in ("ipc", "uts", "network"):
+                    name = "net" if kind == "network" else kind
+                    namespace["path"] = f"/proc/{sandbox_pid}/ns/{name}"
+        return await self.create(spec=spec, bundle=bundle)
 
     async def start(self, container_id: str, streams: Streams | None = None) -> int:
         return await self.execute(container_id, streams)

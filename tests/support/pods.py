@@ -28,6 +28,7 @@ GOLDEN = Path(
 TYPE = "io.kubernetes.cri.container-type"
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 VIRTUAL_POD = "io.microsoft.cri.virtual-pod-id"
+SKIP_NETWORK = "io.microsoft.cri.skip-pod-networking"
 LCOW = "io.microsoft.virtualmachine.lcow"
 
 #: Annotations of a sandbox, of a workload of the pod `pod1`, and of a container of its own.
