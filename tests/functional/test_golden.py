@@ -18,7 +18,7 @@ from tests.support.fakehost import PATIENCE
 from tests.support.rootfs import build_rootfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from tests.support.fakehost import FakeHost, HostConnection, Reply, Rig, Stream
 
@@ -154,7 +154,7 @@ class Replay:
         self.leave_out = leave_out
         self.responses: dict[int, asyncio.Future[Reply]] = {}
         self.inputs: dict[int, Stream] = {}
-        self.outputs: dict[int, asyncio.Task[bytes]] = {}
+        self.outputs: dict[int, Output] = {}
         self.pids: dict[int, int] = {}
 
     async def run(self, messages: list[dict[str, Any]]) -> None:
@@ -180,7 +180,7 @@ class Replay:
             if name == "StdIn":
                 self.inputs[port] = stream
             else:
-                self.outputs[port] = asyncio.create_task(read_all(stream))
+                self.outputs[port] = Output(stream)
         message_type = next(t for t in MessageType if type_name(t) == message["type"])
         future = await self.connection.send(message_type, body, message["id"])
         self.responses[message["id"]] = future
@@ -200,13 +200,32 @@ class Replay:
         writer.write_eof()
 
 
-async def read_all(stream: Stream) -> bytes:
-    """Read a stream to its end and close it, as a host does."""
-    async with asyncio.timeout(PATIENCE):
-        reader, writer = await stream
-        data = await reader.read()
-    writer.close()
-    return data
+class Output:
+    """A stream of the agent, read to its end and then closed, as a host does; await it for all."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._data = b""
+        self._news = asyncio.Event()
+        self._task = asyncio.create_task(self._read(stream))
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        return self._task.__await__()
+
+    async def says(self, text: bytes) -> None:
+        """Wait until a text has come."""
+        async with asyncio.timeout(PATIENCE):
+            while text not in self._data:
+                self._news.clear()
+                await self._news.wait()
+
+    async def _read(self, stream: Stream) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await stream
+            while data := await reader.read(4096):
+                self._data += data
+                self._news.set()
+        writer.close()
+        return self._data
 
 
 async def test_processes_of_the_vm_as_recorded(agent: Rig, connection: HostConnection) -> None:
