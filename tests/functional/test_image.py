@@ -98,14 +98,24 @@ def listing() -> dict[str, str]:
     """`ls -l` lines of the initrd by name, as cpio prints them."""
     data = gzip.decompress((OUT / "initrd.img").read_bytes())
     done = subprocess.run(["cpio", "-tvn", "--quiet"], input=data, capture_output=True, check=True)
-    lines = [line.split(maxsplit=8) for line in done.stdout.decode().splitlines()]
-    return {line[8].split(" -> ")[0]: " ".join(line) for line in lines}
+    # A device has two numbers, "major, minor", where others have a size.
+    text = done.stdout.decode().replace(", ", ",")
+    lines = [
+        line.replace(",", ", ", 1).split(maxsplit=9 if line[0] in "bc" else 8)
+        for line in text.splitlines()
+    ]
+    return {line[-1].split(" -> ")[0]: " ".join(line) for line in lines}
 
 
 class TestContent:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_our_commands_are_executable(self, listing: dict[str, str], command: str) -> None:
         assert listing[command].startswith("-rwxr-xr-x")
+
+    def test_python_can_seed_its_hashes_before_there_are_devices(
+        self, listing: dict[str, str]
+    ) -> None:
+        assert listing["dev/urandom"].startswith("crw-rw-rw- 1 0 0 1, 9 ")
 
     @pytest.mark.parametrize(
         "program",
