@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.vm.conftest import ROOT
 from uvm.utility_vm import UtilityVm
-from uvm.vm.machine import Machine
+from uvm.vm.machine import DEFAULT_AGENT, Machine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,3 +39,20 @@ def test_the_first_command_of_the_readme() -> None:
         assert seen in result.stdout
     for phase in ("negotiated", "container started", "container exited"):
         assert phase in result.stderr
+
+
+async def test_the_command_line_of_a_host_with_a_console(image: Path, tmp_path: Path) -> None:
+    """A shell is the primary process, the agent one of its children (spec 2.1)."""
+    machine = Machine(
+        kernel=image / "vmlinux",
+        initrd=image / "initrd-qemu.img",
+        agent=("sh", "-c", f'"{" ".join(DEFAULT_AGENT)} & exec sh"'),
+    )
+    vm = UtilityVm(machine, tmp_path)
+    await vm.boot()
+    try:
+        process = await vm.guest.execute_in_vm(["/bin/ps", "-o", "ppid,comm"])
+        completed = await process.communicate()
+    finally:
+        await vm.stop()
+    assert ["1", "sh"] in [line.split() for line in completed.stdout.decode().splitlines()]
