@@ -226,7 +226,8 @@ async def test_a_disk_as_a_block_device(machine: Machine, tmp_path: Path) -> Non
     try:
         (tmp_path / "m0").symlink_to(device)
         await machine.sandbox()
-        script = "head -n1 /dev/disk; test -b /dev/disk; { echo over >/dev/disk; } 2>/dev/null || echo refused"
+        script = "head -n1 /dev/disk; test -b /dev/disk; { echo over >/dev/disk; } 2>/dev/null"
+        script += " || echo refused"
         outputs = {}
         for access in ("ro", "rw"):
             outputs[access] = await machine.run(

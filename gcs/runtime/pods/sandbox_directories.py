@@ -42,16 +42,20 @@ def make_sandbox_directories(edit: Edit) -> None:
     """
     mounts = edit.guest.mounts
     root = SandboxRoot(_make_root(mounts, edit.root.path, edit.undo))
-    existing = set(mounts.mounts_under(root.path))
     all_of_them = edit.identity.kind is Kind.SANDBOX
     sources = [mount.source for mount in edit.view.mounts]
-    for path, prefix, filesystem in (
-        (root.mounts, SANDBOX, ""),
-        (root.tmpfs_mounts, SANDBOX_TMP, "tmpfs"),
-        (root.hugepages, HUGEPAGES, ""),
-    ):
-        wanted = all_of_them or any(source.startswith(prefix) for source in sources)
-        if wanted and path not in existing:
+    wanted = [
+        (path, filesystem)
+        for path, prefix, filesystem in (
+            (root.mounts, SANDBOX, ""),
+            (root.tmpfs_mounts, SANDBOX_TMP, "tmpfs"),
+            (root.hugepages, HUGEPAGES, ""),
+        )
+        if all_of_them or any(source.startswith(prefix) for source in sources)
+    ]
+    existing = set(mounts.mounts_under(root.path)) if wanted else ()
+    for path, filesystem in wanted:
+        if path not in existing:
             _make_shared(mounts, path, filesystem, edit.undo)
     wants_logs = edit.annotations.tee_log_path or edit.annotations.tee_log_directory_mount
     if all_of_them or wants_logs:
@@ -74,7 +78,10 @@ def remove_sandbox_directories(
         return []
     failures = []
     root = SandboxRoot(os.path.realpath(root.path))
+    mounted = mounts.mounts_under(root.path)
     for path in (root.mounts, root.tmpfs_mounts, root.hugepages):
+        if not any(is_inside(place, path) for place in mounted):
+            continue
         try:
             unmount_all_under(mounts, path)
         except GcsError as error:
