@@ -18,6 +18,7 @@ from gcs.protocol.errors import (
 )
 from gcs.protocol.oci import read_process
 from gcs.runtime.bundle import make_directories_beneath
+from gcs.runtime.exit_log import ExitLog
 from gcs.runtime.exit_notice import ExitNotice
 from gcs.runtime.pods.logs import open_log
 from gcs.runtime.process import Process
@@ -73,10 +74,10 @@ class Container:
 
     __slots__ = (
         "_activity_id",
+        "_exit_log",
         "_host_connected_since",
         "_lock",
         "_notice",
-        "_oom_kills",
         "_processes",
         "_publish",
         "_runtime",
@@ -109,7 +110,7 @@ class Container:
         self._transport = transport
         self._publish = publish
         self._host_connected_since = host_connected_since
-        self._oom_kills = 0
+        self._exit_log: ExitLog
         self._processes: dict[int, Process] = {}
         self._lock = asyncio.Lock()
 
@@ -120,6 +121,7 @@ class Container:
             GcsError: The runtime refuses; nothing is left then.
         """
         self.prepared, self.scratch = prepared, scratch
+        self._exit_log = ExitLog(self.id, prepared.cgroup)
         process = prepared.view.process
         terminal = process is not None and process.terminal
         pipes = None if terminal else PipeRelay.create(f"container {self.id}")
@@ -398,31 +400,8 @@ class Container:
             await self._log_exit(process)
 
     async def _log_exit(self, process: Process) -> None:
-        """Log how a process ended, and whether memory was what it had too little of.
-
-        The kernel says so in the control group alone; no field of the notification can (spec 1.6).
-        """
         status = process.status
-        code = None if status is None else _exit_code(status)
-        logger.debug("process exited", extra={"cid": self.id, "pid": process.pid, "code": code})
-        if code == 0:
-            return
-        try:
-            kills = await asyncio.to_thread(self.prepared.cgroup.oom_kills)
-        except GcsError as error:
-            logger.warning("container %s: %s", self.id, error)
-            return
-        if kills > self._oom_kills:
-            logger.warning(
-                "container ran out of memory: the kernel killed processes of it",
-                extra={
-                    "cid": self.id,
-                    "pid": process.pid,
-                    "code": code,
-                    "oom-kills": kills - self._oom_kills,
-                },
-            )
-            self._oom_kills = kills
+        await self._exit_log.note(process.pid, None if status is None else _exit_code(status))
 
     def _has_own_pid_namespace(self) -> bool:
         linux = self.prepared.view.linux

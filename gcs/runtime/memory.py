@@ -48,6 +48,7 @@ class VmMemory:
         options: See there.
         pods: Path of the first one.
         agent: Path of the second one.
+        pid: The agent; by default this process.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class VmMemory:
         *,
         pods: str = PODS_CGROUP,
         agent: str = AGENT_CGROUP,
+        pid: int | None = None,
     ) -> None:
         self._cgroups = cgroups
         self._options = options
         self._pods = cgroups.group(pods)
         self._agent = cgroups.group(agent)
+        self._pid = os.getpid() if pid is None else pid
         self._events = MemoryEvents()
         self._started = time.time_ns()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +79,7 @@ class VmMemory:
         self._pods.create()
         self.refresh()
         self._agent.create()
-        self._agent.add_process(os.getpid())
+        self._agent.add_process(self._pid)
         self._events.watch_oom(self._pods, self._report_pods)
         self._events.watch_threshold(self._agent, self._options.agent_limit, self._report_agent)
         self._run(self._refresh_forever())

@@ -120,8 +120,11 @@ async def test_statistics_and_limits(machine: Machine) -> None:
     pod = await machine.create_sandbox()
     await machine.start(pod)
     limited = {"resources": {"memory": {"limit": 64 * MIB}, "cpu": {"shares": 512}}}
-    workload = await machine.create_workload(pod, "sleep", "1000", linux=limited)
-    pid = await machine.start(workload)
+    script = "echo ready; exec sleep 1000"
+    workload = await machine.create_workload(pod, "sh", "-c", script, linux=limited)
+    streams = await machine.streams()
+    pid = await machine.start(workload, streams)
+    await streams.stdout.read_until(b"ready\n")  # before, it is the runtime, with its threads
     properties = await machine.properties(workload, "Statistics", "ProcessList")
     assert [entry.process_id for entry in properties.process_list] == [pid]
     metrics = properties.metrics
