@@ -1,9 +1,10 @@
-"""A container of its own (no pod), in the steps of a real host (spec 2.4, 2.6)."""
+"""A container, in the steps of a real host (spec 2.4, 2.6)."""
 
 import asyncio
 import contextlib
 import itertools
 import secrets
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,13 +16,18 @@ from gcs.protocol.responses import Notification
 from gcs.protocol.settings import (
     ADD,
     REMOVE,
+    UPDATE,
     CombinedLayers,
+    ContainerConstraints,
+    ContainerState,
     Layer,
     MappedVirtualDisk,
     ScsiDevice,
 )
+from uvm.errors import UvmError
 from uvm.guest import Guest
 from uvm.process import Process
+from uvm.recovery import RecoverableProcess
 from uvm.spec import ContainerOptions, ProcessOptions, container_document, process_document
 
 #: Limit of a shutdown in a teardown, in seconds (spec 2.10).
@@ -34,6 +40,32 @@ class ScsiAddress:
 
     controller: int
     lun: int
+
+
+@dataclass(frozen=True)
+class ContainerPlace:
+    """Where a container is in the guest (spec 2.4).
+
+    Attributes:
+        root: Its bundle.
+        scratch_mount: Where the disk is mounted that it writes on.
+        scratch_path: Its directory there.
+    """
+
+    root: str
+    scratch_mount: str
+    scratch_path: str
+
+    @property
+    def rootfs(self) -> str:
+        """Where its root file system is mounted."""
+        return f"{self.root}/rootfs"
+
+
+def place_of_its_own(container_id: str) -> ContainerPlace:
+    """Return where a container is that is in no pod."""
+    root = f"/run/gcs/c/{container_id}"
+    return ContainerPlace(root, root, f"{root}/scratch/{container_id}")
 
 
 def new_container_id() -> str:
@@ -58,26 +90,43 @@ class Container:
     Args:
         guest: The VM's agent.
         container_id: Its id.
+        place: Where it is in the guest; by default a place of its own.
+        delete_first: Have the agent forget the container before its disks are unmounted, as the
+            v2 shim does; by default it is the last step, as of the v1 shim (spec 2.6).
     """
 
-    def __init__(self, guest: Guest, container_id: str) -> None:
+    def __init__(
+        self,
+        guest: Guest,
+        container_id: str,
+        place: ContainerPlace | None = None,
+        *,
+        delete_first: bool = False,
+    ) -> None:
         self.guest = guest
         self.id = container_id
-        self.root = f"/run/gcs/c/{container_id}"
+        self.place = place or place_of_its_own(container_id)
         self.init: Process | None = None
+        self._delete_first = delete_first
+        self._combined: CombinedLayers | None = None
         self._undo: list[Callable[[], Awaitable[None]]] = []
         self._created = False
         self._exit: Notification | None = None
 
     @property
-    def rootfs_path(self) -> str:
-        """Where the root file system is mounted in the guest."""
-        return f"{self.root}/rootfs"
+    def root(self) -> str:
+        """Its bundle in the guest."""
+        return self.place.root
 
     @property
-    def scratch_path(self) -> str:
-        """Directory of the container on its scratch disk."""
-        return f"{self.root}/scratch/{self.id}"
+    def ended(self) -> bool:
+        """Whether the notification of its end was collected."""
+        return self._exit is not None
+
+    @property
+    def rootfs_path(self) -> str:
+        """Where the root file system is mounted in the guest."""
+        return self.place.rootfs
 
     async def mount(
         self, layers: list[ScsiAddress], scratch: ScsiAddress | None, paths: LayerPaths
@@ -91,38 +140,51 @@ class Container:
         """
         mounted = []
         for address in layers:
-            path = paths.take()
-            await self._map_disk(
-                MappedVirtualDisk(
-                    mount_path=path,
-                    controller=address.controller,
-                    lun=address.lun,
-                    read_only=True,
-                    options=["ro"],
-                )
-            )
-            mounted.append(Layer(path=path))
+            mounted.append(paths.take())
+            await self.mount_layer(address, mounted[-1])
         if scratch is not None:
-            await self._map_disk(
-                MappedVirtualDisk(
-                    mount_path=self.root,
-                    controller=scratch.controller,
-                    lun=scratch.lun,
-                    ensure_filesystem=True,
-                    filesystem="ext4",
-                )
-            )
-        await self._modify(
-            ADD,
-            CombinedLayers(
-                container_id=self.id,
-                container_root_path=self.rootfs_path,
-                layers=mounted,
-                scratch_path="" if scratch is None else self.scratch_path,
-            ),
+            await self.mount_scratch(scratch)
+        await self.combine(mounted, writable=scratch is not None)
+
+    async def mount_layer(self, address: ScsiAddress, path: str) -> None:
+        """Mount a read-only disk with ext4; it is unmounted when the container is removed."""
+        disk = MappedVirtualDisk(
+            mount_path=path,
+            controller=address.controller,
+            lun=address.lun,
+            read_only=True,
+            options=["ro"],
         )
-        combined = CombinedLayers(container_root_path=self.rootfs_path)
-        self._undo.append(lambda: self._modify(REMOVE, combined))
+        await self._map_disk(disk)
+
+    async def mount_scratch(self, address: ScsiAddress) -> None:
+        """Mount the disk the container writes on, and maybe the others of its pod."""
+        disk = MappedVirtualDisk(
+            mount_path=self.place.scratch_mount,
+            controller=address.controller,
+            lun=address.lun,
+            ensure_filesystem=True,
+            filesystem="ext4",
+        )
+        await self._map_disk(disk)
+
+    async def combine(self, layers: list[str], *, writable: bool) -> None:
+        """Lay directories of the guest over each other as the root file system.
+
+        Args:
+            layers: The directories, top-most first.
+            writable: Put a layer from the scratch disk on top.
+        """
+        combined = CombinedLayers(
+            container_id=self.id,
+            container_root_path=self.rootfs_path,
+            layers=[Layer(path=path) for path in layers],
+            scratch_path=self.place.scratch_path if writable else "",
+        )
+        await self._modify(ADD, combined)
+        # The v1 shim names the root only when it takes it away again (spec 2.6).
+        root_only = CombinedLayers(container_root_path=self.rootfs_path)
+        self._combined = combined if self._delete_first else root_only
 
     async def create(self, options: ContainerOptions) -> None:
         """Create the container; its init is not running yet."""
@@ -135,7 +197,7 @@ class Container:
             schema_version=SchemaVersion(major=2, minor=1),
             oci_bundle_path=self.root,
             oci_specification=specification,
-            scratch_dir_path=self.scratch_path,
+            scratch_dir_path=self.place.scratch_path,
         )
         await self.guest.client.create_container(self.id, settings)
         self._created = True
@@ -159,6 +221,42 @@ class Container:
             stderr=output and not terminal,
         )
         return self.init
+
+    async def start_recoverable(self, *, stdin: bool = False) -> RecoverableProcess:
+        """Start the container's init with streams that survive :meth:`Guest.reconnect`."""
+        await self.guest.client.start_container(self.id)
+        process = await self.guest.start_recoverable(self.id, stdin=stdin)
+        self.init = process
+        return process
+
+    async def pause(self) -> None:
+        """Freeze its processes; a request that hosts of the reference don't know."""
+        await self._modify_container(UPDATE, ContainerState(state="Paused"))
+
+    async def resume(self) -> None:
+        """Let its processes go on after :meth:`pause`."""
+        await self._modify_container(UPDATE, ContainerState(state="Running"))
+
+    async def update(self, resources: dict[str, Any]) -> None:
+        """Set its limits.
+
+        Args:
+            resources: Of an OCI specification: memory in bytes, CPU in shares.
+        """
+        await self._modify_container(UPDATE, ContainerConstraints(linux=resources))
+
+    async def statistics(self) -> dict[str, Any]:
+        """Return what its control group says, in the form of cgroup v1 metrics (spec 1.8)."""
+        return (await self.guest.client.get_properties(self.id, "Statistics")).metrics or {}
+
+    async def kill(self) -> int:
+        """End its init by SIGKILL and return the exit code."""
+        if self.init is None:
+            raise UvmError(f"container {self.id} has not started yet")
+        await self.init.signal(signal.SIGKILL)
+        exit_code = await self.init.wait()
+        await self.wait_exit()
+        return exit_code
 
     async def execute(
         self, options: ProcessOptions, *, stdin: bool = False, output: bool = True
@@ -195,16 +293,25 @@ class Container:
         errors: list[Exception] = []
         if self._created and self.init is not None and self._exit is None:
             await _attempt(self._shut_down, errors)
+        combined, self._combined = self._combined, None
+        if combined is not None:
+            await _attempt(lambda: self._modify(REMOVE, combined), errors)
+        if self._delete_first:
+            await self._delete(errors)
         while self._undo:
             await _attempt(self._undo.pop(), errors)
-        if self._created:
-            self._created = False
-            await _attempt(lambda: self.guest.client.delete_container_state(self.id), errors)
-            self.guest.client.forget_container(self.id)
+        if not self._delete_first:
+            await self._delete(errors)
         if self.init is not None:
             self.init.close()
         if errors:
             raise errors[0]
+
+    async def _delete(self, errors: list[Exception]) -> None:
+        if self._created:
+            self._created = False
+            await _attempt(lambda: self.guest.client.delete_container_state(self.id), errors)
+            self.guest.client.forget_container(self.id)
 
     async def _shut_down(self) -> None:
         for graceful in (True, False):
@@ -242,6 +349,13 @@ class Container:
     ) -> None:
         resource = "SCSIDevice" if isinstance(settings, ScsiDevice) else type(settings).__name__
         await self.guest.client.modify_settings(request_type, resource, settings)
+
+    async def _modify_container(
+        self, request_type: str, settings: ContainerState | ContainerConstraints
+    ) -> None:
+        await self.guest.client.modify_settings(
+            request_type, type(settings).__name__, settings, container_id=self.id
+        )
 
 
 _GONE: Final = (HResult.SYSTEM_NOT_FOUND, HResult.SYSTEM_ALREADY_STOPPED, HResult.NOT_FOUND)

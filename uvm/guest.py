@@ -12,6 +12,7 @@ from uvm.entropy import ENTROPY_PORT, serve_entropy
 from uvm.listen import BRIDGE_PORT, HostPorts, PortListener
 from uvm.logs import LogDecoder, LogEntry
 from uvm.process import Process
+from uvm.recovery import RecoverableProcess
 from uvm.spec import DEFAULT_PATH
 from uvm.stdio import PortAllocator, StdioListeners
 from uvm.timings import Timings
@@ -47,6 +48,7 @@ class Guest:
         self._timings = timings or Timings()
         self._log_task: asyncio.Task[None] | None = None
         self._listeners: list[PortListener] = []
+        self._recoverable: set[RecoverableProcess] = set()
 
     def listen(self) -> None:
         """Open the ports a guest dials at boot; to be called before the VM starts.
@@ -79,9 +81,62 @@ class Guest:
         self._timings.mark("negotiated")
         self._listeners.clear()
 
+    async def reconnect(self, *, rollback: bool = False) -> None:
+        """Lose the bridge and the streams of recoverable processes on purpose, and come back.
+
+        What a host does that a VM has been moved to (spec 1.10, 2.9), in its order: listen,
+        negotiate, register containers, listen on the ports of streams, adopt the waits, probe. The
+        connections of the log and of other processes stay, since no agent makes those again.
+
+        Args:
+            rollback: Come back as the host that was there before; see :meth:`GuestClient.resume`.
+
+        Raises:
+            BridgeClosedError: The connection was lost already, or is again.
+            ListenError: A port is taken.
+        """
+        listener = self.host.listen(BRIDGE_PORT)
+        try:
+            await self.client.suspend()
+            await self._lose_streams()
+            connected = await listener.accept_once()
+            await self.client.resume(connected, rollback=rollback, listen=self._listen_again)
+        finally:
+            listener.close()
+
+    async def start_recoverable(
+        self, container_id: str, *, stdin: bool = False, stdout: bool = True, stderr: bool = True
+    ) -> RecoverableProcess:
+        """Start a container's init with streams that :meth:`reconnect` brings back.
+
+        Raises:
+            RemoteError: The agent refused.
+        """
+        parameters = ProcessParameters(
+            create_std_in_pipe=stdin, create_std_out_pipe=stdout, create_std_err_pipe=stderr
+        )
+        async with StdioListeners(
+            self.host, self.ports, stdin=stdin, stdout=stdout, stderr=stderr
+        ) as listeners:
+            ports = listeners.settings
+            pid = await self.client.execute_process(container_id, parameters, ports)
+            sockets = await listeners.accept()
+        process = RecoverableProcess(self.client, container_id, pid, sockets, ports)
+        self._recoverable.add(process)
+        return process
+
+    def _listen_again(self) -> None:
+        for process in self._recoverable:
+            process.listen_again(self.host)
+
+    async def _lose_streams(self) -> None:
+        self._recoverable = {process for process in self._recoverable if not process.finished}
+        await asyncio.gather(*(process.lose_streams() for process in self._recoverable))
+
     async def close(self) -> None:
         """Drop all connections."""
         self._close_listeners()
+        await self._lose_streams()
         await self.client.close()
         if self._log_task is not None:
             await _cancel(self._log_task)

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from gcs.protocol.decode import decode
 from gcs.protocol.errors import RemoteError
@@ -43,11 +44,14 @@ from gcs.protocol.responses import (
     Response,
     WaitForProcessResponse,
 )
-from uvm.bridge.connection import RPC_TIMEOUT, BridgeConnection
+from uvm.bridge.connection import RPC_TIMEOUT, BridgeConnection, OutstandingCall
 from uvm.bridge.encode import encode_request, encode_text
 from uvm.errors import BridgeClosedError, UvmError
 
 R = TypeVar("R", bound=Response)
+
+#: How long a process may take to be reported as ended after a resumption (spec 1.10).
+PROBE_MS: Final = 50
 
 
 class GuestClient:
@@ -64,6 +68,12 @@ class GuestClient:
         self._answer_limit = answer_limit
         self._connection: BridgeConnection | None = None
         self._exits: dict[str, asyncio.Future[Notification]] = {}
+        self._outstanding: dict[int, OutstandingCall] = {}
+        self._underway = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._usable = asyncio.Event()
+        self._usable.set()
         self.capabilities: Capabilities | None = None
 
     async def open(self, connected: socket.socket, *, first_id: int = 0) -> None:
@@ -85,8 +95,91 @@ class GuestClient:
 
     async def close(self) -> None:
         """End the connection. Containers in the VM stay as they are."""
+        self._fail_outstanding()
+        self._usable.set()
         if self._connection is not None:
             await self._connection.close()
+
+    async def suspend(self) -> None:
+        """Give the connection up on purpose, to go on with another one: :meth:`resume`.
+
+        What is under way is answered first, as a host that moves a VM sees to. Waits for the ends
+        of processes and containers go on; other calls are delayed until there is a connection.
+
+        Raises:
+            BridgeClosedError: The connection is lost already.
+        """
+        self._usable.clear()
+        try:
+            await self._idle.wait()
+            self._outstanding = await self.connection.detach()
+        except BaseException:
+            self._usable.set()
+            raise
+
+    async def resume(
+        self,
+        connected: socket.socket,
+        *,
+        rollback: bool = False,
+        listen: Callable[[], None] | None = None,
+    ) -> None:
+        """Go on with a connection that the agent has made after :meth:`suspend` (spec 1.10).
+
+        Args:
+            connected: The accepted connection.
+            rollback: Be the host that was there before: negotiate with the next id, probe nothing.
+                By default be another one: negotiate with id 0, and probe every process.
+            listen: Called when the containers are registered and before the first probe: opens
+                the ports of streams again.
+
+        Raises:
+            BridgeClosedError: This connection is lost, too; nothing waits any more then.
+            RemoteError: The agent refuses.
+        """
+        next_id = self.connection.next_id
+        connection = await BridgeConnection.open(
+            connected,
+            self._notified,
+            first_id=next_id if rollback else 0,
+            answer_limit=self._answer_limit,
+        )
+        self._connection = connection
+        try:
+            await self._negotiate()
+            adopted, self._outstanding = self._outstanding, {}
+            connection.adopt(adopted, next_id)
+            if listen is not None:
+                listen()
+            if not rollback:
+                await asyncio.gather(*(self._probe(call) for call in adopted.values()))
+        except BaseException as error:
+            connection.kill(error)
+            self._fail_outstanding()
+            raise
+        finally:
+            self._usable.set()
+
+    async def _probe(self, call: OutstandingCall) -> None:
+        if call.request_type != MessageType.WAIT_FOR_PROCESS:
+            return
+        wait = decode(call.body, ContainerWaitForProcess, "request")
+        wait.timeout_in_ms = PROBE_MS
+        body = await self.connection.call(MessageType.WAIT_FOR_PROCESS, encode_request(wait))
+        response = decode(body, WaitForProcessResponse, "answer of the agent")
+        # Anything else says that the process runs: the adopted call will be answered.
+        if response.result == 0 and not call.answer.done():
+            call.answer.set_result(body)
+
+    async def _until_usable(self) -> None:
+        # It may be suspended again before a waiter gets to run.
+        while not self._usable.is_set():
+            await self._usable.wait()
+
+    def _fail_outstanding(self) -> None:
+        calls, self._outstanding = self._outstanding, {}
+        for call in calls.values():
+            call.fail(BridgeClosedError("the connection to the agent was not resumed"))
 
     async def call(
         self,
@@ -104,6 +197,21 @@ class GuestClient:
             answer: Type of the answer's body.
             limited: Give up the connection when the answer takes longer than the limit.
         """
+        await self._until_usable()
+        if not limited:
+            return await self._call(message_type, message, answer, limited=False)
+        self._underway += 1
+        self._idle.clear()
+        try:
+            return await self._call(message_type, message, answer)
+        finally:
+            self._underway -= 1
+            if not self._underway:
+                self._idle.set()
+
+    async def _call(
+        self, message_type: int, message: MessageBase, answer: type[R], *, limited: bool = True
+    ) -> R:
         body = await self.connection.call(message_type, encode_request(message), limited=limited)
         try:
             response = decode(body, answer, "answer of the agent")
@@ -119,7 +227,11 @@ class GuestClient:
 
     async def negotiate(self) -> Capabilities:
         """Agree on version 4 and return what the agent can do (spec 1.4)."""
-        response = await self.call(
+        await self._until_usable()
+        return await self._negotiate()
+
+    async def _negotiate(self) -> Capabilities:
+        response = await self._call(
             MessageType.NEGOTIATE_PROTOCOL,
             NegotiateProtocol(minimum_version=PROTOCOL_VERSION, maximum_version=PROTOCOL_VERSION),
             NegotiateProtocolResponse,
@@ -160,16 +272,20 @@ class GuestClient:
         exit_future = self._exits.get(container_id)
         if exit_future is None:
             raise UvmError(f"container {container_id} was not created on this connection")
-        lost = asyncio.create_task(self.connection.wait_closed())
-        waiting: set[asyncio.Future[Any]] = {exit_future, lost}
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            lost.cancel()
-        if not exit_future.done():
-            raise BridgeClosedError(
-                f"the connection to the agent was lost before container {container_id} ended"
-            )
+        while not exit_future.done():
+            connection = self.connection
+            lost = asyncio.create_task(connection.wait_closed())
+            waiting: set[asyncio.Future[Any]] = {exit_future, lost}
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                lost.cancel()
+            if connection.closed and connection.detached:
+                await self._until_usable()
+            if not exit_future.done() and connection is self.connection:
+                raise BridgeClosedError(
+                    f"the connection to the agent was lost before container {container_id} ended"
+                )
         return exit_future.result()
 
     def forget_container(self, container_id: str) -> None:

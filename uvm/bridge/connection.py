@@ -25,16 +25,32 @@ from uvm.errors import BridgeClosedError, BridgeTimeoutError
 
 #: A real host gives up the connection when a call takes longer, in seconds (spec 2.10).
 RPC_TIMEOUT: Final = 300.0
+#: How long an agent may take to close its end of a connection that is given up, in seconds.
+_DETACH_SECONDS: Final = 30.0
 
 
-class _Call:
-    """A request that was sent and not yet answered."""
+class OutstandingCall:
+    """A request that was sent and not yet answered.
 
-    __slots__ = ("answer", "request_type")
+    Args:
+        request_type: Its type.
+        body: Its body.
+        answer: The body of its answer.
+    """
 
-    def __init__(self, request_type: int, answer: "asyncio.Future[bytes]") -> None:
+    __slots__ = ("answer", "body", "request_type")
+
+    def __init__(self, request_type: int, body: bytes, answer: "asyncio.Future[bytes]") -> None:
         self.request_type = request_type
+        self.body = body
         self.answer = answer
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no answer."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            # A call that its caller gave up has nobody left to look at the result.
+            self.answer.exception()
 
 
 class BridgeConnection(asyncio.Protocol):
@@ -57,10 +73,11 @@ class BridgeConnection(asyncio.Protocol):
         self._on_notification = on_notification
         self._answer_limit = answer_limit
         self._next_id = first_id
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, OutstandingCall] = {}
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._cause: BaseException | None = None
+        self._detaching = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -90,6 +107,46 @@ class BridgeConnection(asyncio.Protocol):
         """Ids of the requests that were not answered yet."""
         return list(self._calls)
 
+    @property
+    def next_id(self) -> int:
+        """Id of the next request."""
+        return self._next_id
+
+    @property
+    def detached(self) -> bool:
+        """Whether the connection was given up on purpose, for another one to go on."""
+        return self._detaching
+
+    def adopt(self, calls: dict[int, OutstandingCall], next_id: int) -> None:
+        """Go on where another connection ended (spec 1.10).
+
+        Args:
+            calls: Its outstanding calls by their ids; they will be answered on this one.
+            next_id: Id of the next request, unless this connection is that far already.
+        """
+        self._calls.update(calls)
+        self._next_id = max(self._next_id, next_id)
+
+    async def detach(self) -> dict[int, OutstandingCall]:
+        """End the connection, having read all that the agent sent on it.
+
+        Returns the calls that are not answered; who waits for them goes on waiting.
+
+        Raises:
+            BridgeClosedError: The connection has failed; so have its calls.
+        """
+        if self._closed.done() or self._transport is None:
+            raise self._closed_error()
+        self._detaching = True
+        self._transport.write_eof()
+        await asyncio.wait({self._closed}, timeout=_DETACH_SECONDS)
+        if not self._closed.done():
+            self.kill(BridgeTimeoutError("the agent does not close its end of the connection"))
+        if self._cause is not None:
+            raise self._closed_error()
+        calls, self._calls = self._calls, {}
+        return calls
+
     async def wait_closed(self) -> BaseException | None:
         """Wait for the end of the connection and return its cause; ``None`` is a clean end."""
         await asyncio.shield(self._closed)
@@ -117,7 +174,7 @@ class BridgeConnection(asyncio.Protocol):
         frame = encode_frame(message_type, sequence, body, limit=MAX_TO_GUEST)
         self._next_id += 1
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._calls[sequence] = _Call(message_type, answer)
+        self._calls[sequence] = OutstandingCall(message_type, body, answer)
         transport.write(frame)
         if not limited:
             return await answer
@@ -135,12 +192,11 @@ class BridgeConnection(asyncio.Protocol):
         self._closed.set_result(None)
         if self._transport is not None:
             self._transport.abort()
+        if self._detaching and cause is None:
+            return
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            if not call.answer.done():
-                call.answer.set_exception(self._closed_error())
-                # A call that its caller gave up has nobody left to look at the result.
-                call.answer.exception()
+            call.fail(self._closed_error())
 
     async def close(self) -> None:
         """End the connection and wait until the socket is closed."""
