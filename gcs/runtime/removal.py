@@ -56,4 +56,11 @@ async def remove_directories(plan: ContainerPlan, view: Specification, scratch: 
 
 
 def _remove_trees(*paths: str) -> list[str]:
-    return [place for path in paths if path for place in remove_tree(path)]
+    mounted = []
+    for path in filter(None, paths):
+        if os.path.ismount(path):
+            # The v1 shim mounts a scratch disk here, and may unmount it only after this.
+            mounted.append(path)
+        else:
+            mounted += remove_tree(path)
+    return mounted
