@@ -259,8 +259,7 @@ class Container:
             process.signal(number)
         if number == signals.SIGKILL:
             self._stop_reconnecting()
-            if self.status is Status.PAUSED:
-                await self.resume()
+            await self._thaw_to_die()
 
     async def shutdown(self, *, graceful: bool) -> None:
         """Send SIGTERM or SIGKILL to the init by way of the runtime, which thaws it if need be.
@@ -310,6 +309,17 @@ class Container:
                 raise InvalidStateError(
                     f"container {self.id} can't be resumed: it is {self.status.value}"
                 )
+
+    async def _thaw_to_die(self) -> None:
+        """Resume it if it is paused, since a signal may not reach what is frozen (cgroup v1)."""
+        async with self._lock:
+            if self.status is Status.PAUSED:
+                try:
+                    await self._runtime.resume(self.id)
+                except GcsError:
+                    # On cgroup v2 it has died meanwhile.
+                    if not self.init.ended:
+                        raise
 
     def connection_lost(self) -> None:
         """Have its streams look whether they are lost, as the bridge is."""

@@ -44,8 +44,9 @@ _HYPER_V_BUS: Final = "/sys/bus/vmbus"
 #: The kernel doubles it, and allows one piece of half the result on top: 96 KiB on their way.
 _UNIX_SEND_BUFFER: Final = 32 * 1024
 
-#: A bridge that was up since before a loss, and still is after so long, shows that the host lives
-#: and has closed the stream on purpose.  All connections of a VM that is moved break at once.
+#: A bridge that was up when a connection was made, or for some time when it was lost, and still is
+#: after so long, shows that the host lives and has closed the stream on purpose.  All connections
+#: of a VM that is moved break at once.
 _HOST_STAYED_SECONDS: Final = 5.0
 _SAME_MOMENT_SECONDS: Final = 1.0
 
@@ -139,6 +140,7 @@ class Redialler:
         "_dialled_at",
         "_given_up",
         "_loop",
+        "_made_at",
         "_name",
         "_port",
         "_reconnect",
@@ -156,6 +158,7 @@ class Redialler:
         self._task: asyncio.Task[None] | None = None
         self._given_up: Callable[[], None] = self.cancel
         self._short_lived = False
+        self._made_at = self._loop.time()
         self._connected_at = self._dialled_at = -REDIAL_SECONDS - _SHORT_LIVED_SECONDS
 
     def start(
@@ -214,7 +217,7 @@ class Redialler:
                 self._give_up()
                 return
         self._task = None
-        self._connected_at = self._loop.time()
+        self._made_at = self._connected_at = self._loop.time()
         self._log(logging.INFO, "connected to the host again")
         connected(connection)
 
@@ -236,7 +239,9 @@ class Redialler:
         if self._reconnect.host_connected_since is None or now - lost_at < _HOST_STAYED_SECONDS:
             return False
         since = self._reconnect.host_connected_since()
-        return since is not None and since < lost_at - _SAME_MOMENT_SECONDS
+        if since is None:
+            return False
+        return since <= self._made_at or since < lost_at - _SAME_MOMENT_SECONDS
 
 
 def read_end(connection: socket.socket) -> bytes | OSError | None:
