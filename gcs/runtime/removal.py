@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from gcs.linux.mount import mounts_under
 from gcs.runtime.bundle import remove_tree
 from gcs.runtime.pods.sandbox_directories import remove_sandbox_directories
 from gcs.storage.combined_layers import bundle_is_mounted, unmount_bundle
@@ -58,8 +59,9 @@ async def remove_directories(plan: ContainerPlan, view: Specification, scratch: 
 def _remove_trees(*paths: str) -> list[str]:
     mounted = []
     for path in filter(None, paths):
-        if os.path.ismount(path):
-            # The v1 shim mounts a scratch disk here, and may unmount it only after this.
+        if mounts_under(os.path.realpath(path)) == [os.path.realpath(path)]:
+            # The v1 shim mounts a scratch disk here, and may unmount it only after this.  With a
+            # root file system still mounted in it, this is an error, as in the reference.
             mounted.append(path)
         else:
             mounted += remove_tree(path)
