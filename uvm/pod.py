@@ -3,7 +3,6 @@
 As CRI and the shims make them (spec 2.4 to 2.6, 2.8); without a network of their own.
 """
 
-import asyncio
 from typing import Any, Final, Literal
 
 from uvm.container import Container, ContainerPlace, ScsiAddress, new_container_id
@@ -52,8 +51,8 @@ class Pod:
         self.workloads: list[Container] = []
         self._layers = layers
         self._scratch = scratch
-        # The v1 shim never unmounts the disk of a sandbox; when it is, what the agent has mounted
-        # below it has to go first, so both layouts do it in the order of the v2 shim.
+        # The v1 shim never unmounts the disk of a sandbox. When it is unmounted, what the agent has
+        # mounted there for the pod has to be gone, so this is in the order of the v2 shim.
         self.sandbox = Container(guest, self.id, self._place(self.id), delete_first=True)
 
     async def start(self, process: ProcessOptions | None = None, hostname: str = "pod") -> None:
@@ -120,12 +119,15 @@ class Pod:
             RemoteError: The first failure.
         """
         workloads, self.workloads = self.workloads, []
-        removals = [_end_and_remove(container) for container in workloads]
-        results = await asyncio.gather(*removals, return_exceptions=True)
-        results += await asyncio.gather(_end_and_remove(self.sandbox), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        errors: list[Exception] = []
+        # One by one: each takes a program of the guest's that takes memory.
+        for container in (*workloads, self.sandbox):
+            try:
+                await _end_and_remove(container)
+            except Exception as error:  # noqa: BLE001 - the others still have to be removed
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _place(self, container_id: str) -> ContainerPlace:
         if self.layout == "v1":

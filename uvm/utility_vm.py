@@ -162,6 +162,26 @@ class UtilityVm:
         self.containers.pop(container.id, None)
         await self._discard(container)
 
+    async def attach_disk(self, owner: str, image: Path, *, read_only: bool) -> ScsiAddress:
+        """Attach a disk that is no single container's.
+
+        Args:
+            owner: Any name, for :meth:`detach_disks`.
+            image: The disk; the name of one to write on is removed once the VM has it open.
+            read_only: Whether the guest may only read it.
+        """
+        self._disks.setdefault(owner, [])
+        return await self._attach(owner, image, read_only=read_only)
+
+    async def detach_disks(self, owner: str) -> None:
+        """Detach the disks of an owner; to be called when nothing of them is mounted."""
+        disks = self._disks.get(owner, [])
+        # An address is free again only when its disk is gone.
+        while disks:
+            await self.vm.remove_disk(disks[-1])
+            disks.pop()
+        self._disks.pop(owner, None)
+
     def find_container(self, prefix: str) -> list[Container]:
         """Return the containers whose ids begin with a prefix."""
         return [item for key, item in self.containers.items() if key.startswith(prefix)]
@@ -171,15 +191,10 @@ class UtilityVm:
         return self._disks[container.id][0].path
 
     async def _discard(self, container: Container) -> None:
-        disks = self._disks[container.id]
         try:
             await container.remove()
         finally:
-            # An address is free again only when its disk is gone.
-            while disks:
-                await self.vm.remove_disk(disks[-1])
-                disks.pop()
-            del self._disks[container.id]
+            await self.detach_disks(container.id)
 
     async def _attach(self, container_id: str, image: Path, *, read_only: bool) -> ScsiAddress:
         disks = self._disks[container_id]
