@@ -149,6 +149,22 @@ def test_a_container_through_its_life(vm: KeptVm, container: str) -> None:
     await_no_containers(vm)
 
 
+def test_a_container_is_paused_and_measured(vm: KeptVm, container: str) -> None:
+    options = ["--container", container[:10]]
+    vm.uvm("pause", vm.name, *options, check=True)
+    refused = vm.exec("true", options=options)
+    assert refused.returncode == 125
+    assert b"is paused" in refused.stderr
+    heading, line = vm.uvm("stats", vm.name, check=True).stdout.decode().splitlines()
+    assert heading.split()[:4] == ["CONTAINER", "CPU", "MEMORY", "PEAK"]
+    assert line.startswith(container[:12])
+    statistics = json.loads(vm.uvm("stats", "--json", vm.name, *options, check=True).stdout)
+    assert statistics[container]["pids"]["current"] == 1
+    assert statistics[container]["memory"]["usage"]["usage"] > 0
+    vm.uvm("resume", vm.name, check=True)
+    assert vm.exec("true", options=options).returncode == 0
+
+
 def test_execs_in_a_container_have_users_and_signals(vm: KeptVm, container: str) -> None:
     options = ["--container", container, "-u", "1000:1000", "-w", "/tmp", "-e", "A=b"]
     result = vm.exec("sh", "-c", "id -u; id -g; pwd; echo $A", options=options)

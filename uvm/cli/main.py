@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from gcs.protocol.errors import GcsError
-from uvm.cli import run as run_command, signals, vms
+from uvm.cli import containers, run as run_command, signals, vms
 from uvm.cli.options import build_parser, split_command
 from uvm.cli.process import report
 from uvm.errors import EXIT_FAILURE, UvmError
@@ -22,6 +22,9 @@ _COMMANDS: Final[dict[str, "Command"]] = {
     "exec": vms.execute,
     "ps": vms.show_processes,
     "kill": vms.kill,
+    "pause": containers.pause,
+    "resume": containers.resume,
+    "stats": containers.show_statistics,
     "stacks": vms.show_stacks,
     "logs": vms.show_logs,
     "stop": vms.stop,

@@ -123,6 +123,10 @@ def _add_inspection(commands: _Commands) -> None:
     listing = commands.add_parser("ps", help="list VMs, containers and processes")
     _add_name(listing)
     listing.add_argument("--json", action="store_true", help="one JSON array")
+    statistics = commands.add_parser("stats", help="show what containers use")
+    _add_name(statistics)
+    _add_container(statistics)
+    statistics.add_argument("--json", action="store_true", help="all there is, as JSON")
     stacks = commands.add_parser("stacks", help="show where the agent's tasks and threads stand")
     _add_name(stacks)
     logs = commands.add_parser("logs", help="show the agent's log")
@@ -138,6 +142,10 @@ def _add_endings(commands: _Commands) -> None:
     kill.add_argument(
         "-s", "--signal", type=parse_signal, default=signal.SIGKILL, help="default: KILL"
     )
+    for name, text in (("pause", "stop the processes of containers"), ("resume", "let them go on")):
+        state = commands.add_parser(name, help=text)
+        _add_name(state)
+        _add_container(state)
     stop = commands.add_parser("stop", help="end a VM")
     _add_name(stop)
     stop.add_argument("--force", action="store_true", help="cut it off at once")
@@ -149,6 +157,11 @@ def _add_name(parser: argparse.ArgumentParser, option: str = "name") -> None:
         parser.add_argument(option, metavar="NAME", help=text)
     else:
         parser.add_argument(option, nargs="?", metavar="NAME", help=text)
+
+
+def _add_container(parser: argparse.ArgumentParser) -> None:
+    text = "beginning of a container's id (default: all of them)"
+    parser.add_argument("--container", metavar="ID", help=text)
 
 
 def _add_process_options(parser: argparse.ArgumentParser) -> None:

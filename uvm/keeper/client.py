@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from gcs.protocol.errors import RemoteError
 from uvm.errors import UvmError, VmNotFoundError
@@ -19,12 +19,15 @@ from uvm.keeper.messages import (
     List,
     Listing,
     Logs,
+    Measure,
     Request,
     Resize,
     Run,
+    SetState,
     Signal,
     Stacks,
     Started,
+    Statistics,
     Stop,
     Text,
 )
@@ -137,6 +140,20 @@ class KeptVm:
     async def kill(self, target: str, number: int) -> None:
         """Send a signal to a container's init, or to a process."""
         await self._ask(Kill(target, number), Done)
+
+    async def set_state(self, container: str | None, *, paused: bool) -> None:
+        """Pause or resume a container, or all of them."""
+        await self._ask(SetState(container, paused), Done)
+
+    async def statistics(self, container: str | None) -> dict[str, dict[str, Any]]:
+        """Return the metrics of a container, or of all of them, by their ids."""
+        found = {}
+        with contextlib.closing(self._connect()) as channel:
+            await channel.send(Measure(container))
+            while not isinstance(answer := (await channel.receive())[0], Done):
+                measured = _expect(answer, Statistics)
+                found[measured.container_id] = measured.metrics
+        return found
 
     async def stacks(self) -> str:
         """Return the agent's stacks."""

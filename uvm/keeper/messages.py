@@ -1,5 +1,7 @@
 """What commands and keepers say to each other, over a socket that keeps message boundaries."""
 
+from typing import Any
+
 import msgspec
 
 from uvm.spec import ContainerOptions, ProcessOptions
@@ -66,6 +68,28 @@ class Kill(msgspec.Struct, tag=True):
 
     target: str
     number: int
+
+
+class SetState(msgspec.Struct, tag=True):
+    """Pause or resume containers. Answer: :class:`Done`.
+
+    Attributes:
+        container: Beginning of a container's id; ``None`` means all of them.
+        paused: Whether their processes are to stand still.
+    """
+
+    container: str | None
+    paused: bool
+
+
+class Measure(msgspec.Struct, tag=True):
+    """Ask for the statistics of containers. Answers: :class:`Statistics` of each; :class:`Done`.
+
+    Attributes:
+        container: Beginning of a container's id; ``None`` means all of them.
+    """
+
+    container: str | None
 
 
 class Stacks(msgspec.Struct, tag=True):
@@ -149,6 +173,18 @@ class Listing(msgspec.Struct, tag=True):
     processes: list[ProcessEntry]
 
 
+class Statistics(msgspec.Struct, tag=True):
+    """What the control group of a container says.
+
+    Attributes:
+        container_id: The container.
+        metrics: In the form of the agent (spec 1.8).
+    """
+
+    container_id: str
+    metrics: dict[str, Any]
+
+
 class Text(msgspec.Struct, tag=True):
     """A piece of text."""
 
@@ -171,5 +207,5 @@ class Failed(msgspec.Struct, tag=True):
     hresult: int | None = None
 
 
-Request = Run | Execute | Signal | Resize | List | Kill | Stacks | Logs | Stop
-Answer = Started | Exited | Listing | Text | Done | Failed
+Request = Run | Execute | Signal | Resize | List | Kill | SetState | Measure | Stacks | Logs | Stop
+Answer = Started | Exited | Listing | Statistics | Text | Done | Failed

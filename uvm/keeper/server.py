@@ -25,10 +25,13 @@ from uvm.keeper.messages import (
     List,
     Listing,
     Logs,
+    Measure,
     ProcessEntry,
     Request,
     Run,
+    SetState,
     Stacks,
+    Statistics,
     Stop,
     Text,
 )
@@ -111,6 +114,8 @@ class Keeper:
             Execute: self._execute,
             List: self._list,
             Kill: self._kill,
+            SetState: self._set_state,
+            Measure: self._measure,
             Stacks: self._stacks,
             Logs: self._logs,
             Stop: self._stop,
@@ -223,6 +228,17 @@ class Keeper:
             raise UvmError(f"process {process.pid} has ended already")
         await channel.send(Done())
 
+    async def _set_state(self, channel: Channel[Request], request: SetState) -> None:
+        for container in self._chosen(request.container):
+            await (container.pause() if request.paused else container.resume())
+        await channel.send(Done())
+
+    async def _measure(self, channel: Channel[Request], request: Measure) -> None:
+        # One by one: a message has a limited size.
+        for container in self._chosen(request.container):
+            await channel.send(Statistics(container.id, await container.statistics()))
+        await channel.send(Done())
+
     async def _stacks(self, channel: Channel[Request], _: Stacks) -> None:
         await channel.send(Text(await self._utility.guest.client.dump_stacks()))
 
@@ -254,6 +270,11 @@ class Keeper:
             kind = "no container's id begins" if not found else "several containers' ids begin"
             raise UvmError(f"{kind} with {prefix!r}; `uvm ps` lists them")
         return found[0]
+
+    def _chosen(self, prefix: str | None) -> list[Container]:
+        if prefix is None:
+            return list(self._utility.containers.values())
+        return [self._container(prefix)]
 
     def _target(self, target: str) -> Process:
         if target.isdecimal() and int(target) in self._commands:

@@ -8,12 +8,13 @@ import os
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from uvm.boot import BootOptions
 from uvm.cli import main
+from uvm.cli.containers import table
 from uvm.cli.options import boot_options, build_parser, parse_signal, split_command
 from uvm.cli.process import process_options, remote_status
 from uvm.cli.relay import InputRelay, OutputRelay
@@ -229,3 +230,28 @@ async def test_output_that_nobody_reads_is_told_and_dropped() -> None:
     os.close(write)
     ours.close()
     guest.close()
+
+
+def test_the_table_of_statistics() -> None:
+    """What an agent leaves out is zero; the kernel's greatest number is no limit."""
+    memory = {"usage": 3 << 20, "max": 4 << 20, "limit": 64 << 20}
+    statistics: dict[str, dict[str, Any]] = {
+        "a" * 64: {
+            "cpu": {"usage": {"total": 1_250_000_000}},
+            "memory": {"usage": memory},
+            "pids": {"current": 12},
+            "memory_oom_control": {"oom_kill": 1},
+        },
+        "b" * 64: {"memory": {"usage": {"limit": (1 << 63) - 4096}}},
+    }
+    assert [" ".join(line.split()) for line in table(statistics).splitlines()] == [
+        "CONTAINER CPU MEMORY PEAK LIMIT PIDS OOM KILLS",
+        f"{'a' * 12} 1.25 s 3.0 MiB 4.0 MiB 64.0 MiB 12 1",
+        f"{'b' * 12} 0.00 s 0.0 MiB 0.0 MiB - 0 0",
+    ]
+
+
+def test_pause_resume_and_stats_need_a_vm(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("pause", "resume", "stats"):
+        assert main([command, "--container", "abc"]) == EXIT_FAILURE
+        assert "no VM is running" in capsys.readouterr().err
