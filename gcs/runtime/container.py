@@ -153,6 +153,7 @@ class Container:
             InvalidStateError: It was started before.
             GcsError: The host can't be reached, or the runtime fails; it can be started again.
         """
+        self._log("Start")
         async with self._lock:
             if self.status is not Status.CREATED:
                 raise InvalidStateError(
@@ -191,6 +192,7 @@ class Container:
             InvalidStateError: It is paused.
             GcsError: The host can't be reached, or the runtime refuses.
         """
+        self._log("ExecProcess")
         document, process = read_process(document)
         check_arguments([*process.args, *process.env, process.cwd], "the process")
         self._require_alive()
@@ -232,6 +234,10 @@ class Container:
         self._processes[child.pid] = started
         return child.pid
 
+    def _log(self, operation: str) -> None:
+        """Log what operators search for: the words of the reference (spec appendix C)."""
+        logger.info("opengcs::Container::%s", operation, extra={"cid": self.id})
+
     def process(self, pid: int) -> Process:
         """Return the init or another process by its pid.
 
@@ -270,6 +276,7 @@ class Container:
         """
         self._require_alive()
         number = signals.SIGTERM if graceful else signals.SIGKILL
+        self._log("Kill")
         with self._notice.caused_by(number):
             await self._runtime.kill(self.id, number)
         if not graceful:
@@ -330,6 +337,7 @@ class Container:
 
     async def update(self, resources: dict[str, Any]) -> None:
         """Set limits (``runc update``); resources: OCI LinuxResources."""
+        self._log("Update")
         await self._runtime.update(self.id, resources)
 
     async def delete(self) -> None:
@@ -338,6 +346,7 @@ class Container:
         Raises:
             GcsError: Something is left; it is to be forgotten nevertheless.
         """
+        self._log("Delete")
         async with self._lock:
             self.status = Status.DELETED
             self._stop_reconnecting()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: What the host is told of a process that a signal ended: -1 (spec appendix E).
 KILLED: Final = 0xFFFF_FFFF
+_SPAN: Final = "externalProcess"
 
 
 def command_of(parameters: ProcessParameters) -> list[str]:
@@ -115,7 +116,7 @@ def _start_with_sockets(
         )
     finally:
         descriptors.close()
-    return Process(_name(arguments, child.pid), child, None, exit_code=exit_code)
+    return Process(_name(arguments, child.pid), child, None, exit_code=exit_code, span_name=_SPAN)
 
 
 def _start_with_terminal(
@@ -145,7 +146,7 @@ def _start_with_terminal(
     finally:
         os.close(slave)
     relay.attach(sockets)
-    return Process(_name(arguments, child.pid), child, relay, exit_code=exit_code)
+    return Process(_name(arguments, child.pid), child, relay, exit_code=exit_code, span_name=_SPAN)
 
 
 def _name(arguments: list[str], pid: int) -> str:

@@ -15,6 +15,7 @@ from gcs.protocol.errors import (
     error_text,
 )
 from gcs.protocol.requests import INFINITE
+from gcs.protocol.trace import span
 from gcs.stdio import TtyRelay
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Process:
         child: The process itself.
         relay: Its streams, owned from now on; ``None`` when it has the host's sockets itself.
         exit_code: Turns the status into the number the host is told.
+        span_name: Kind of process, as spans of the reference name it (spec appendix C).
         on_exit: Awaited after the process has ended, before its output is drained.
 
     Attributes:
@@ -75,6 +77,7 @@ class Process:
         "_exit_code",
         "_finished",
         "_name",
+        "_span_name",
         "_supervisor",
         "collected",
         "on_settled",
@@ -90,6 +93,7 @@ class Process:
         relay: PipeRelay | TtyRelay | None,
         *,
         exit_code: Callable[[ExitStatus], int],
+        span_name: str = "containerProcess",
         on_exit: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.pid = child.pid
@@ -98,6 +102,7 @@ class Process:
         self.collected = False
         self.on_settled: Callable[[], None] = _ignore
         self._name = name
+        self._span_name = span_name
         self._child = child
         self._code_of = exit_code
         self._exit_code = 0
@@ -137,8 +142,9 @@ class Process:
         self.pending_waits += 1
         try:
             limit = None if timeout_ms == INFINITE else timeout_ms / 1000
-            async with asyncio.timeout(limit):
-                await self._finished.wait()
+            with span(f"opengcs::{self._span_name}::Wait", pid=self.pid):
+                async with asyncio.timeout(limit):
+                    await self._finished.wait()
         except BaseException as error:
             self._end_wait()
             if isinstance(error, TimeoutError):
@@ -206,7 +212,8 @@ class Process:
             self.on_settled()
 
     async def _supervise(self, on_exit: Callable[[], Awaitable[None]] | None) -> None:
-        await self._child.wait()
+        with span("newProcess::waitBackground", pid=self.pid):
+            await self._child.wait()
         try:
             if on_exit is not None:
                 await on_exit()

@@ -232,3 +232,20 @@ async def test_the_specification_for_the_runtime_is_logged_without_secrets(
     setup = spans["hcsv2::setupStandaloneContainerSpec"]
     assert (setup["cid"], setup["traceID"]) == (name, TRACE_ID)
     assert "opengcs::Container::GetStats" in spans
+
+
+async def test_a_process_of_the_vm(agent: Rig, connection: HostConnection) -> None:
+    """The wait is a span of the request that waits, the process one of the request that ran it."""
+    parameters = json.dumps({"CommandArgs": ["/bin/true"]})
+    body = {"ContainerId": UVM, "otsc": CARRIER, "Settings": {"ProcessParameters": parameters}}
+    started = await connection.rpc(MessageType.EXECUTE_PROCESS, body)
+    pid = started.body["ProcessId"]
+    wait = {"ContainerId": UVM, "ProcessId": pid, "TimeoutInMs": 0xFFFF_FFFF}
+    assert (await connection.rpc(MessageType.WAIT_FOR_PROCESS, wait)).result == HResult.OK
+
+    def of_process(name: str) -> Callable[[LogEntry], bool]:
+        return lambda entry: {"name": name, "pid": pid}.items() <= entry.fields.items()
+
+    await agent.agent.logged(of_process("opengcs::externalProcess::Wait"))
+    background = await agent.agent.logged(of_process("newProcess::waitBackground"))
+    assert background.fields["traceID"] == TRACE_ID
