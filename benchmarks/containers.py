@@ -41,9 +41,9 @@ class Workbench:
             ADD,
             CombinedLayers(
                 container_id=container.id,
-                container_root_path=container.rootfs_path,
+                container_root_path=container.place.rootfs,
                 layers=[Layer(path=self.layer)],
-                scratch_path=container.scratch_path,
+                scratch_path=container.place.scratch_path,
             ),
         )
         return container
@@ -55,7 +55,7 @@ class Workbench:
         that names none.
         """
         options = ContainerOptions(ProcessOptions(arguments))
-        document = container_document(options, container.rootfs_path)
+        document = container_document(options, container.place.rootfs)
         document["windows"] = {"network": {"networkNamespace": str(uuid.uuid4())}}
         await container.create_from(document)
 
@@ -70,7 +70,7 @@ class Workbench:
 
     async def unmount(self, container: Container) -> None:
         """Unmount the root file system of a container that has ended."""
-        await self._modify(REMOVE, CombinedLayers(container_root_path=container.rootfs_path))
+        await self._modify(REMOVE, CombinedLayers(container_root_path=container.place.rootfs))
 
     async def _modify(self, request_type: str, settings: CombinedLayers) -> None:
         await self.guest.client.modify_settings(request_type, "CombinedLayers", settings)
