@@ -7,6 +7,8 @@ from hypothesis import given, strategies as st
 from uvm.recovery import join_replayed
 
 LINES = b"".join(b"line %d\n" % number for number in range(400))
+#: What an agent repeats, and what can be lost with a connection, at most.
+REPEATED, LOST = 1000, 500
 PLACES = st.integers(0, len(LINES))
 
 
@@ -29,13 +31,13 @@ def test_what_is_missing_stays_missing() -> None:
     assert join_replayed([b"one\ntwo\n", b"four\n"]) == b"one\ntwo\nfour\n"
 
 
-@given(st.lists(st.tuples(PLACES, PLACES), max_size=8))
-def test_any_losses(places: list[tuple[int, int]]) -> None:
-    """A connection begins at or before the end of what has arrived, and is lost anywhere."""
-    parts, arrived = [LINES[:50]], 50
-    for back, length in places:
-        start = max(0, arrived - back)
-        parts.append(LINES[start : start + length])
-        arrived = max(arrived, min(len(LINES), start + length))
-    parts.append(LINES[max(0, arrived - 30) :])
+@given(st.lists(st.tuples(st.integers(0, LOST), PLACES), max_size=8))
+def test_any_losses(losses: list[tuple[int, int]]) -> None:
+    """A connection that is lost takes some bytes along; the next one begins before those."""
+    parts, sent = [LINES[:50]], 50
+    for lost, carried in losses:
+        start = max(0, sent - REPEATED)
+        sent = max(sent, min(len(LINES), start + carried))
+        parts.append(LINES[start : min(start + carried, max(start, sent - lost))])
+    parts.append(LINES[max(0, sent - REPEATED) :])
     assert join_replayed(parts) == LINES
