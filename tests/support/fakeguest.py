@@ -64,6 +64,7 @@ class FakeGuest:
         self.calls: list[Call] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer: asyncio.StreamWriter | None = None
+        self._end = asyncio.Event()
 
     async def dial(self, path: Path) -> None:
         """Connect to the bridge port of the host, and serve it."""
@@ -91,6 +92,10 @@ class FakeGuest:
         body = {"ContainerId": container_id, "Type": kind, "Operation": "None", "Result": 0}
         self.send(MessageType.NOTIFICATION, 0, body)
 
+    async def ended(self) -> None:
+        """Wait until the host has closed its side."""
+        await self._end.wait()
+
     async def close(self) -> None:
         """Close the connection and forget what is not answered."""
         for task in list(self._tasks):
@@ -106,6 +111,7 @@ class FakeGuest:
                 header = decode_header(await reader.readexactly(HEADER_SIZE), limit=MAX_TO_GUEST)
                 text = (await reader.readexactly(header.body_size)).decode()
             except (asyncio.IncompleteReadError, ConnectionError):
+                self._end.set()
                 return
             call = Call(header.type, header.id, json.loads(text), text)
             self.calls.append(call)
