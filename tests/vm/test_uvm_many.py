@@ -89,7 +89,7 @@ async def test_many_containers_and_many_losses(utility: UtilityVm, image: Path) 
             [LAYER],
             mark="a",
             containers=CONTAINERS,
-            lines=1000,
+            lines=200,
             scratches=scratches,
         )
         await load.run(losses=LOSSES)
