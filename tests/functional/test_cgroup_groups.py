@@ -113,7 +113,7 @@ def test_statistics_of_a_busy_group(group: Cgroup) -> None:
 def test_statistics_where_the_memory_is(machine_group: Cgroup) -> None:
     machine_group.create({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}})
     with process_in(
-        machine_group, "sh", "-c", "x=$(head -c 1000000 /dev/zero | tr '\\0' x); read y"
+        machine_group, "sh", "-c", "x=$(head -c 4000000 /dev/zero | tr '\\0' x); kill -STOP $$"
     ):
         metrics = machine_group.metrics()
         while metrics["memory"]["usage"].get("usage", 0) < MIB:  # until it has allocated
