@@ -33,6 +33,8 @@ class ReplayBuffer:
         """Add bytes, and drop the oldest that are too many."""
         data = data[max(0, len(data) - self._size) :]
         if len(data) < BLOCK:
+            if len(self._joined) + len(data) > BLOCK:  # else a block could be of nearly two
+                self._close_block()
             self._joined += data
         else:
             self._close_block()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from gcs.stdio.replay_buffer import BLOCK, ReplayBuffer
 
@@ -15,6 +15,7 @@ SAMPLE = os.urandom(1 << 20)
     st.one_of(st.integers(1, 100), st.integers(1, 4 * BLOCK)),
     st.lists(st.one_of(st.integers(0, 300), st.integers(0, 5 * BLOCK)), max_size=40),
 )
+@example(11367, [8067, 300, 290, 7729, 11366])  # was more than the bound
 def test_exactly_the_last_bytes_are_kept_in_order(size: int, lengths: list[int]) -> None:
     buffer = ReplayBuffer(size)
     assert not buffer
