@@ -282,6 +282,12 @@ class Container:
             self._exit = await self.guest.client.wait_for_exit(self.id)
         return self._exit
 
+    @property
+    def out_of_memory_kills(self) -> int:
+        """How many of its processes the kernel killed for want of memory; known after its end."""
+        kills = 0 if self._exit is None else self._exit.out_of_memory_kills
+        return kills if isinstance(kills, int) else 0
+
     async def remove(self) -> None:
         """End the container if it runs, unmount its disks and have the agent forget it.
 

@@ -128,6 +128,8 @@ class Notification(msgspec.Struct, rename="pascal", kw_only=True):
     Attributes:
         type: ``GracefulExit``, ``ForcedExit`` or ``UnexpectedExit``.
         activity_id: The one of the create request.
+        out_of_memory_kills: How many processes of the container the kernel killed for want of
+            memory, when there were any: an addition of this agent's, which other hosts skip.
     """
 
     container_id: str = ""
@@ -135,6 +137,7 @@ class Notification(msgspec.Struct, rename="pascal", kw_only=True):
     type: str = "None"
     operation: str = "None"
     result: Int32 = 0
+    out_of_memory_kills: Uint32 | msgspec.UnsetType = msgspec.UNSET
 
 
 def error_response(error: BaseException) -> Response:

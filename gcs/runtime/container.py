@@ -121,7 +121,7 @@ class Container:
             GcsError: The runtime refuses; nothing is left then.
         """
         self.prepared, self.scratch = prepared, scratch
-        self._exit_log = ExitLog(self.id, prepared.cgroup)
+        exit_log = self._exit_log = ExitLog(self.id, prepared.cgroup)
         process = prepared.view.process
         terminal = process is not None and process.terminal
         pipes = None if terminal else PipeRelay.create(f"container {self.id}")
@@ -143,7 +143,9 @@ class Container:
         self.init = Process(
             f"init of {name}", child, relay, exit_code=_exit_code, on_exit=self._after_init
         )
-        self._notice = ExitNotice(self.id, self._activity_id, self.init, self._publish)
+        self._notice = ExitNotice(
+            self.id, self._activity_id, self.init, lambda: exit_log.oom_kills, self._publish
+        )
         self.status = Status.CREATED
 
     async def start(self, ports: StdioPorts) -> int:

@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 class ExitLog:
     """Tells how the processes of one container ended.
 
-    That the kernel killed one for want of memory is to be seen in the control group alone, and no
-    field of the notification can say it (spec 1.6).
+    That the kernel killed one for want of memory is to be seen in the control group alone.
 
     Args:
         container_id: The container.
@@ -31,6 +30,11 @@ class ExitLog:
         self._container_id = container_id
         self._cgroup = cgroup
         self._oom_kills = 0
+
+    @property
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed for want of memory, as far as was noted."""
+        return self._oom_kills
 
     async def note(self, pid: int, code: int | None) -> None:
         """Log the end of a process, and memory kills since the last time.

@@ -46,21 +46,32 @@ class ExitNotice:
         container_id: The container.
         activity_id: The one of the create request.
         init: Its first process.
+        oom_kills: Tells how many of its processes the kernel killed for want of memory.
         publish: Takes the notification.
     """
 
-    __slots__ = ("_activity_id", "_container_id", "_exit_type", "_hurry", "_init", "_publish")
+    __slots__ = (
+        "_activity_id",
+        "_container_id",
+        "_exit_type",
+        "_hurry",
+        "_init",
+        "_oom_kills",
+        "_publish",
+    )
 
     def __init__(
         self,
         container_id: str,
         activity_id: str | None,
         init: Process,
+        oom_kills: Callable[[], int],
         publish: Callable[[Notification], None],
     ) -> None:
         self._container_id = container_id
         self._activity_id = activity_id
         self._init = init
+        self._oom_kills = oom_kills
         self._publish: Callable[[Notification], None] | None = publish
         self._exit_type = ExitType.UNEXPECTED
         self._hurry = False
@@ -107,5 +118,6 @@ class ExitNotice:
                 container_id=self._container_id,
                 activity_id=activity_id,
                 type=self._exit_type.value,
+                out_of_memory_kills=self._oom_kills() or msgspec.UNSET,
             )
         )

@@ -161,7 +161,9 @@ async def test_who_ran_out_of_memory_is_in_the_log(
     (entry,) = [record for record in caplog.records if "out of memory" in record.message]
     assert vars(entry)["cid"] == workload
     assert vars(entry)["oom-kills"] == 1
-    assert machine.notifications.get_nowait().type == "UnexpectedExit"
+    notification = machine.notifications.get_nowait()
+    assert notification.type == "UnexpectedExit"
+    assert notification.out_of_memory_kills == 1
 
 
 async def test_the_sandbox_goes_before_its_workloads(machine: Machine) -> None:

@@ -257,6 +257,13 @@ def test_a_container_or_process_nobody_knows(vm: KeptVm) -> None:
     assert vm.exec("true", options=["--container", "ff"]).returncode == 125
 
 
+def test_who_ran_out_of_memory_is_told(vm: KeptVm) -> None:
+    result = vm.run("tail", "/dev/zero", options=["--memory-limit", "16"])
+    assert result.returncode == 128 + signal.SIGKILL
+    assert b"the container ran out of memory" in result.stderr
+    assert b"out of memory" not in vm.run("sh", "-c", "kill -9 $$; exit 9").stderr
+
+
 def test_memory_limit_and_read_only_root(vm: KeptVm) -> None:
     script = "cat /sys/fs/cgroup/memory.max; touch /x"
     result = vm.run("sh", "-c", script, options=["--memory-limit", "64", "--read-only"])

@@ -125,7 +125,18 @@ async def _interact(container: Container, arguments: argparse.Namespace, utility
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_NOTIFICATION_GRACE):
             await container.wait_exit()
+    _tell_out_of_memory(container.out_of_memory_kills)
     return exit_code
+
+
+def _tell_out_of_memory(kills: int) -> None:
+    """Say why a container may have ended as it did: its exit code does not tell."""
+    if kills:
+        processes = "a process" if kills == 1 else f"{kills} processes"
+        sys.stderr.write(
+            f"uvm: the container ran out of memory, and the kernel killed {processes} of it; "
+            "--memory-limit and --memory give more\n"
+        )
 
 
 async def _run_in_kept(
@@ -150,7 +161,7 @@ async def _run_in_kept(
             return 0
         exit_code = await attach(process, tty=arguments.tty)
         try:
-            await process.finished()
+            _tell_out_of_memory(await process.finished())
         except (UvmError, RemoteError) as error:
             # The container's own end stands; what is left of it in the VM should be known.
             progress.say(f"the container ended, and its removal failed: {error}")

@@ -20,6 +20,7 @@ from uvm.keeper.messages import (
     Listing,
     Logs,
     Measure,
+    OutOfMemory,
     Request,
     Resize,
     Run,
@@ -93,11 +94,20 @@ class RemoteProcess:
         """Tell its terminal the size, in character cells."""
         await self._channel.send(Resize(height, width))
 
-    async def finished(self) -> None:
-        """Wait until the keeper has cleaned up behind it."""
+    async def finished(self) -> int:
+        """Wait until the keeper has cleaned up behind it.
+
+        Returns:
+            How many processes of its container the kernel had killed for want of memory.
+        """
+        kills = 0
         with contextlib.suppress(ChannelClosedError):
             while True:
-                _raise_failure((await self._channel.receive())[0])
+                answer, _ = await self._channel.receive()
+                if isinstance(answer, OutOfMemory):
+                    kills = answer.kills
+                _raise_failure(answer)
+        return kills
 
     def close(self) -> None:
         """Give the process up."""

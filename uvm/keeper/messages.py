@@ -8,7 +8,8 @@ from uvm.spec import ContainerOptions, ProcessOptions
 
 
 class Run(msgspec.Struct, tag=True):
-    """Run a container. Answers: :class:`Started` with its streams, :class:`Exited`.
+    """Run a container. Answers: :class:`Started` with its streams, :class:`Exited`,
+    perhaps :class:`OutOfMemory`.
 
     Attributes:
         layer: Image with the root file system.
@@ -136,6 +137,16 @@ class Exited(msgspec.Struct, tag=True):
     exit_code: int
 
 
+class OutOfMemory(msgspec.Struct, tag=True):
+    """The container of this connection has ended, and it had run out of memory.
+
+    Attributes:
+        kills: How many of its processes the kernel killed for that.
+    """
+
+    kills: int
+
+
 class ProcessEntry(msgspec.Struct):
     """A process; ``command`` is empty where the keeper did not start it."""
 
@@ -208,4 +219,4 @@ class Failed(msgspec.Struct, tag=True):
 
 
 Request = Run | Execute | Signal | Resize | List | Kill | SetState | Measure | Stacks | Logs | Stop
-Answer = Started | Exited | Listing | Statistics | Text | Done | Failed
+Answer = Started | Exited | OutOfMemory | Listing | Statistics | Text | Done | Failed

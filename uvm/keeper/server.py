@@ -26,6 +26,7 @@ from uvm.keeper.messages import (
     Listing,
     Logs,
     Measure,
+    OutOfMemory,
     ProcessEntry,
     Request,
     Run,
@@ -165,6 +166,8 @@ class Keeper:
             with self._registered(process, command):
                 await run_session(channel, process, on_loss=signal.SIGKILL, detached=request.detach)
                 await container.wait_exit()
+                if not request.detach and container.out_of_memory_kills:
+                    await channel.send(OutOfMemory(container.out_of_memory_kills))
         finally:
             await self._utility.remove_container(container)
 
