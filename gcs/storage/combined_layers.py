@@ -74,13 +74,25 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
     async def remove(self, settings: CombinedLayers) -> None:
         """Unmount the root file system; one that is not there is fine.
 
-        What was written stays in the scratch, and the bundle stays mounted (spec 3.6).
+        What was written stays in the scratch, and a bundle that a container has stays mounted
+        (spec 3.6).  One that is empty belongs to no container: its creation was never asked for, or
+        has failed, so nobody would ever unmount it.
         Raises GcsError when it is in use.
         """
         root = checked_target(settings.container_root_path, "ContainerRootPath")
         async with self._locks.of(root):
-            await in_thread(unmount_path, self._system, root)
+            await in_thread(self._remove, root)
             self.roots.pop(root, None)
+
+    def _remove(self, root: str) -> None:
+        unmount_path(self._system, root)
+        combined = self.roots.get(root)
+        if combined is None or not bundle_is_mounted(root, combined.scratch):
+            return
+        bundle = os.path.dirname(root)
+        if is_mounted(self._system, bundle) and not os.listdir(bundle):
+            unmount_path(self._system, bundle)
+            discard_directory(f"{combined.scratch}/bundle")
 
     def _add(self, root: str, settings: CombinedLayers) -> None:
         known = self.roots.get(root)

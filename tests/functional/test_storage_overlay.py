@@ -172,13 +172,27 @@ async def test_a_container_s_root_in_a_shared_scratch(place: Path) -> None:
         await driver.add(request)
         await driver.add(request)
         assert mounts_below(place) == [str(place), bundle, root]
+        (place / "c/id/config.json").write_text("{}")
         await driver.remove(request)
-    (place / "c/id/config.json").write_text("{}")
     assert (place / "c/pod/scratch/id/bundle/config.json").read_text() == "{}"
     assert mounts_below(place) == [str(place), bundle]
     await unmount_bundle(bundle)
     assert mounts_below(place) == [str(place)]
     assert not (place / "c/id").exists()
+
+
+async def test_the_bundle_of_a_container_that_never_came_is_unmounted(place: Path) -> None:
+    """Nobody deletes a container whose creation failed, and its pod's scratch has to go."""
+    driver = CombinedLayersDriver()
+    request = settings(place, make_layers(place, 2), "c/pod/scratch/id")
+    await driver.add(request)
+    await driver.remove(request)
+    assert mounts_below(place) == [str(place)]
+    assert not (place / "c/id").exists()
+    assert sorted(os.listdir(place / "c/pod/scratch/id")) == ["upper", "work"]
+    await driver.add(request)
+    assert len(mounts_below(place)) == 3
+    await driver.remove(request)
 
 
 @pytest.mark.parametrize("scratch", ["", "c/id/scratch", "c/pod/scratch/id"])
