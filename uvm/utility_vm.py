@@ -20,6 +20,7 @@ from uvm.vm.virtual_machine import VirtualMachine, VsockKind
 BOOT_LIMIT: Final = 60.0
 _LUNS: Final = 64
 _LAST_LOG: Final = 2.0
+_LOAD_PMEM: Final = ("/sbin/modprobe", "-a", "nfit", "nd_pmem")
 
 T = TypeVar("T")
 
@@ -63,6 +64,8 @@ class UtilityVm:
         self.containers: dict[str, Container] = {}
         self._disks: dict[str, list[Disk]] = {}
         self._boot_disks: dict[Path, Disk] = {}
+        self._stuck: list[Disk] = []
+        self._pmem_ready = False
         self._paths = LayerPaths()
         self._machine = machine
         self.vm = VirtualMachine(machine, directory, vsock=vsock)
@@ -174,13 +177,56 @@ class UtilityVm:
         return await self._attach(owner, image, read_only=read_only)
 
     async def detach_disks(self, owner: str) -> None:
-        """Detach the disks of an owner; to be called when nothing of them is mounted."""
+        """Detach the disks of an owner; to be called when nothing of them is mounted.
+
+        All of them are tried. What does not come off keeps its address, and is tried again with
+        the next disks.
+
+        Raises:
+            UvmError: The first failure.
+        """
         disks = self._disks.get(owner, [])
-        # An address is free again only when its disk is gone.
-        while disks:
-            await self.vm.remove_disk(disks[-1])
-            disks.pop()
+        errors: list[UvmError] = []
+        for disk in (*self._stuck, *reversed(disks)):
+            try:
+                await self.vm.remove_disk(disk)
+            except UvmError as error:
+                if disk in disks:
+                    errors.append(error)
+                    self._stuck.append(disk)
+            else:
+                # An address is free again only when its disk is gone.
+                if disk in self._stuck:
+                    self._stuck.remove(disk)
+            if disk in disks:
+                disks.remove(disk)
         self._disks.pop(owner, None)
+        if errors:
+            raise errors[0]
+
+    async def plug_pmem(self, image: Path, *, read_only: bool = True) -> int:
+        """Plug an image in as persistent memory; see :meth:`VirtualMachine.plug_pmem`.
+
+        Args:
+            image: A raw image, for example a file system.
+            read_only: Whether the guest may only read it.
+
+        Returns:
+            Its device number.
+
+        Raises:
+            UvmError: No slot is free, the image's size does not fit, QEMU refused it, or the
+                guest's kernel has no driver.
+        """
+        if not self._pmem_ready:
+            # A kernel whose driver comes after the device does not notice it any more.
+            process = await self.guest.execute_in_vm(list(_LOAD_PMEM), stdout=False)
+            result = await process.communicate()
+            if result.exit_code != 0:
+                text = result.stderr.decode("utf-8", "replace").strip()
+                raise UvmError(f"the VM has no driver for persistent memory: {text}")
+            self._pmem_ready = True
+        return await self.vm.plug_pmem(image, read_only=read_only)
 
     def find_container(self, prefix: str) -> list[Container]:
         """Return the containers whose ids begin with a prefix."""
@@ -222,7 +268,7 @@ class UtilityVm:
         self.vm.machine = replace(self._machine, disks=tuple(self._boot_disks.values()))
 
     def _free_address(self) -> Disk:
-        attached = [disk for disks in self._disks.values() for disk in disks]
+        attached = [disk for disks in self._disks.values() for disk in disks] + self._stuck
         used = {(disk.controller, disk.lun) for disk in (*attached, *self._boot_disks.values())}
         for controller in range(self._machine.controllers):
             for lun in range(_LUNS):

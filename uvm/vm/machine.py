@@ -23,6 +23,10 @@ DEFAULT_AGENT: Final = (
 GUEST_CID: Final = 3
 #: Blocks of translated code to keep, in MiB: boots get slower below 128.
 _TRANSLATION_CACHE: Final = 256
+#: Address space for each slot of persistent memory, in MiB; it takes no memory of the host.
+_PMEM_SLOT_MIB: Final = 4096
+#: The guest's kernel maps persistent memory in pieces of so many bytes only.
+PMEM_ALIGNMENT: Final = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,28 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Pmem:
+    """A raw image attached as persistent memory (an NVDIMM without labels).
+
+    Attributes:
+        path: The image; its size is a multiple of :data:`PMEM_ALIGNMENT`.
+        size: Its size in bytes.
+        number: Which one it is; the guest calls it ``/dev/pmem<number>``.
+        read_only: Whether the guest may write.
+    """
+
+    path: Path
+    size: int
+    number: int
+    read_only: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name of its QEMU device."""
+        return f"pmem-{self.number}"
+
+
+@dataclass(frozen=True)
 class Machine:
     """What to boot, and with what hardware.
 
@@ -62,6 +88,8 @@ class Machine:
         disks: Disks attached from the start.
         kernel_options: Added to the kernel's command line, before the arguments of init.
         agent: Command that init runs.
+        pmem_slots: How many images can be plugged as persistent memory. With any, the guest's
+            kernel sets 64 MiB aside for devices that can't reach all of the address space.
     """
 
     kernel: Path
@@ -74,6 +102,7 @@ class Machine:
     disks: tuple[Disk, ...] = ()
     kernel_options: tuple[str, ...] = ()
     agent: tuple[str, ...] = DEFAULT_AGENT
+    pmem_slots: int = 0
 
     def kernel_command_line(self) -> str:
         """Return the kernel's command line, in the order of a real host (spec 2.1)."""
@@ -172,6 +201,30 @@ def scsi_disk_options(disk: Disk) -> dict[str, object]:
     }
 
 
+def pmem_backend_options(pmem: Pmem) -> dict[str, object]:
+    """Return the arguments of QMP ``object-add`` for persistent memory."""
+    return {
+        "qom-type": "memory-backend-file",
+        "id": pmem.name,
+        "mem-path": str(pmem.path),
+        "size": pmem.size,
+        "align": PMEM_ALIGNMENT,
+        "share": True,
+        "readonly": pmem.read_only,
+    }
+
+
+def pmem_device_options(pmem: Pmem) -> dict[str, object]:
+    """Return the arguments of QMP ``device_add`` for persistent memory."""
+    return {
+        "driver": "nvdimm",
+        "id": f"dev-{pmem.name}",
+        "memdev": pmem.name,
+        # What is not armed can't keep what is written: the guest makes it read-only.
+        "unarmed": pmem.read_only,
+    }
+
+
 def _processor(machine: Machine) -> list[str]:
     if machine.accelerator == "kvm":
         return ["-accel", "kvm", "-cpu", "host", "-smp", str(machine.cpus)]
@@ -182,9 +235,11 @@ def _processor(machine: Machine) -> list[str]:
 def _memory(machine: Machine) -> list[str]:
     # Shared memory: a vhost-user device in another process reads the rings.
     size = f"{machine.memory_mib}M"
+    slots = machine.pmem_slots
+    most = f",slots={slots},maxmem={machine.memory_mib + slots * _PMEM_SLOT_MIB}M"
     return [
-        *("-machine", "q35,memory-backend=mem0"),
-        *("-m", size),
+        *("-machine", "q35,memory-backend=mem0" + (",nvdimm=on" if slots else "")),
+        *("-m", size + (most if slots else "")),
         *("-object", f"memory-backend-memfd,id=mem0,size={size},share=on"),
     ]
 

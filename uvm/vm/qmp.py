@@ -6,9 +6,21 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from qemu.qmp import EventListener, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
 from uvm.errors import UvmError
+
+
+class RefusedError(UvmError):
+    """QEMU refused a command.
+
+    Attributes:
+        kind: QEMU's class of the error; most are ``GenericError``.
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Monitor:
@@ -33,10 +45,14 @@ class Monitor:
         """Run a command and return its result.
 
         Raises:
-            UvmError: QEMU refused it, or is gone.
+            RefusedError: QEMU refused it.
+            UvmError: QEMU is gone.
         """
         try:
             return await self._client.execute(command, arguments)
+        except ExecuteError as error:
+            message = f"QEMU refused {command}: {error}"
+            raise RefusedError(message, error.error_class) from error
         except QMPError as error:
             raise UvmError(f"QEMU refused {command}: {error}") from error
         except (EOFError, ConnectionError) as error:

@@ -13,14 +13,18 @@ from uvm.listen import BRIDGE_PORT, HostPorts, UnixHostPorts, VsockHostPorts
 from uvm.vm.child import Child, tail
 from uvm.vm.machine import (
     GUEST_CID,
+    PMEM_ALIGNMENT,
     Disk,
     Machine,
+    Pmem,
     Wiring,
     block_device_options,
+    pmem_backend_options,
+    pmem_device_options,
     qemu_command_line,
     scsi_disk_options,
 )
-from uvm.vm.qmp import Monitor
+from uvm.vm.qmp import Monitor, RefusedError
 
 VsockKind = Literal["user", "kernel", "none"]
 
@@ -60,6 +64,7 @@ class VirtualMachine:
         self._vsock: VsockKind = vsock
         self._monitor = Monitor()
         self._qemu: Child | None = None
+        self._pmem_count = 0
         self._undo = contextlib.AsyncExitStack()
         self.host: HostPorts = (
             VsockHostPorts(GUEST_CID) if vsock == "kernel" else UnixHostPorts(directory / "vsock")
@@ -130,23 +135,74 @@ class VirtualMachine:
             raise
 
     async def remove_disk(self, disk: Disk) -> None:
-        """Unplug a disk that the guest has ejected.
+        """Unplug a disk that the guest has ejected; can be called again after it has failed.
 
         Raises:
             UvmError: QEMU refused, or the disk was not let go in time.
         """
         device = f"dev-{disk.name}"
         with self._monitor.listener("DEVICE_DELETED") as events:
-            await self._monitor.execute("device_del", {"id": device})
             try:
+                await self._monitor.execute("device_del", {"id": device})
                 async with asyncio.timeout(_UNPLUG):
                     async for event in events:
                         data = event["data"]
                         if isinstance(data, dict) and data.get("device") == device:
                             break
+            except RefusedError as error:
+                # An earlier try was given up, and went through behind our back.
+                if error.kind != "DeviceNotFound":
+                    raise
             except TimeoutError:
                 raise UvmError(f"the VM did not let go of disk {disk.path}") from None
-        await self._monitor.execute("blockdev-del", {"node-name": disk.name})
+        if disk.name in await self._block_nodes():
+            await self._monitor.execute("blockdev-del", {"node-name": disk.name})
+
+    async def plug_pmem(self, path: Path, *, read_only: bool = True) -> int:
+        """Plug an image in as persistent memory; it stays until the end of the VM.
+
+        QEMU can't unplug it. The guest sees it some milliseconds later.
+
+        Args:
+            path: A raw image, for example a file system.
+            read_only: Whether the guest may only read it.
+
+        Returns:
+            Its device number: the guest's ``/dev/pmem<number>``.
+
+        Raises:
+            UvmError: No slot is free, the image's size does not fit, or QEMU refused it.
+        """
+        size = await asyncio.to_thread(os.path.getsize, path)
+        slots = self.machine.pmem_slots
+        if self._pmem_count >= slots:
+            raise UvmError(
+                f"no slot is left for {path} as persistent memory: the VM was booted with {slots}"
+            )
+        if not size or size % PMEM_ALIGNMENT:
+            raise UvmError(
+                f"{path} has {size} bytes: persistent memory comes in multiples of "
+                f"{PMEM_ALIGNMENT >> 20} MiB; `truncate --size %{PMEM_ALIGNMENT >> 20}M` extends it"
+            )
+        # Taken before the first await, so that two calls at once get two numbers.
+        number, self._pmem_count = self._pmem_count, self._pmem_count + 1
+        pmem = Pmem(path, size, number, read_only)
+        try:
+            await self._monitor.execute("object-add", pmem_backend_options(pmem))
+            try:
+                await self._monitor.execute("device_add", pmem_device_options(pmem))
+            except BaseException:
+                await self._monitor.execute("object-del", {"id": pmem.name})
+                raise
+        except RefusedError:
+            if self._pmem_count == number + 1:
+                self._pmem_count = number
+            raise
+        return number
+
+    async def _block_nodes(self) -> set[str]:
+        nodes = await self._monitor.execute("query-named-block-nodes", {"flat": True})
+        return {node["node-name"] for node in nodes}
 
     async def power_down(self) -> None:
         """Press the power button (ACPI)."""

@@ -55,6 +55,16 @@ def test_kvm_and_the_kernels_vsock() -> None:
     assert "vhost-vsock-pci,guest-cid=3" in command
 
 
+def test_persistent_memory_only_where_it_is_asked_for() -> None:
+    wiring = Wiring(Path("/c"), 9)
+    command = qemu_command_line(Machine(kernel=Path("/k"), initrd=None, pmem_slots=3), wiring)
+    assert command[command.index("-machine") + 1] == "q35,memory-backend=mem0,nvdimm=on"
+    assert command[command.index("-m") + 1] == f"512M,slots=3,maxmem={512 + 3 * 4096}M"
+    command = qemu_command_line(MACHINE, wiring)
+    assert command[command.index("-machine") + 1] == "q35,memory-backend=mem0"
+    assert command[command.index("-m") + 1] == "512M"
+
+
 async def test_a_missing_image_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"vmlinux is missing: run `make all`"):
         await build_machine(BootOptions(image_dir=str(tmp_path)), print)
