@@ -14,8 +14,10 @@ from gcs.runtime.resources import ResourceTable
 from gcs.runtime.runc import Runc
 from gcs.runtime.surroundings import Surroundings
 from gcs.storage.combined_layers import CombinedLayersDriver
+from gcs.storage.mapped_directory import MappedDirectoryDriver
 from gcs.storage.mounts import KernelMounts
 from gcs.storage.pci import PciBus
+from gcs.storage.pci_device import PciDeviceDriver
 from gcs.storage.scsi import ScsiBus
 from gcs.storage.scsi_device import ScsiDeviceDriver
 from gcs.storage.virtual_disk import VirtualDiskDriver
@@ -58,12 +60,13 @@ def make_host(
     if children is None:
         children = Children()
     namespaces = Namespaces()
-    guest = Guest(mounts=KernelMounts(), find_pci_device=PciBus().find)
+    pci = PciBus()
+    guest = Guest(mounts=KernelMounts(), find_pci_device=pci.find)
     return Host(
         transport=transport,
         children=children,
         runtime=Runc(children) if runtime is None else runtime,
-        resources=ResourceTable(make_drivers(namespaces, vm_memory)),
+        resources=ResourceTable(make_drivers(namespaces, transport, pci, vm_memory)),
         surroundings=Surroundings(guest, cgroups, namespaces),
         publish=publish,
         memory=vm_memory,
@@ -71,14 +74,16 @@ def make_host(
 
 
 def make_drivers(
-    namespaces: Namespaces, memory: VmMemory | None = None
+    namespaces: Namespaces, transport: Transport, pci: PciBus, memory: VmMemory | None = None
 ) -> dict[str, ResourceDriver[Any]]:
     """Return resource type → driver."""
     bus = ScsiBus()
     return {
         "SCSIDevice": ScsiDeviceDriver(bus),
         "MappedVirtualDisk": VirtualDiskDriver(bus),
+        "MappedDirectory": MappedDirectoryDriver(transport),
         "CombinedLayers": CombinedLayersDriver(),
+        "VPCIDevice": PciDeviceDriver(pci),
         "Network": NetworkDriver(namespaces),
         "PodCgroupMemoryLimit": PodMemoryDriver(memory),
     }

@@ -15,6 +15,8 @@ from gcs.runtime.assembly import make_drivers
 from gcs.runtime.namespaces import Namespaces
 from gcs.runtime.resources import ResourceTable, read_settings
 from gcs.storage.driver import ResourceDriver
+from gcs.storage.pci import PciBus
+from gcs.transport import NullTransport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +57,7 @@ async def test_what_a_driver_does_not_support(request_type: str) -> None:
 @pytest.mark.parametrize("resource_type", sorted(SETTINGS))
 @pytest.mark.parametrize("request_type", ["PreAdd", "Bogus"])
 async def test_no_resource_supports_these(resource_type: str, request_type: str) -> None:
-    table = ResourceTable(make_drivers(Namespaces()))
+    table = ResourceTable(make_drivers(Namespaces(), NullTransport(), PciBus()))
     with pytest.raises(GcsError, match=f'"{request_type}" is not supported'):
         await table.modify(resource_type, request_type, None)
 

@@ -73,11 +73,11 @@ async def test_a_scratch_elsewhere_holds_the_bundle_too(guest: Guest) -> None:
         ("mount", f"{scratch}/bundle", guest.bundle, "", MS_BIND, ""),
         ("overlay", guest.root, guest.layers, f"{scratch}/upper", f"{scratch}/work"),
     ]
-    config = f"{guest.bundle}/config.json"
-    with open(config, "w", encoding="utf-8"):
-        await guest.driver.remove(guest.settings())
+    config = guest.directory / "c/abc/config.json"
+    config.touch()
+    await guest.driver.remove(guest.settings())
     assert guest.mounts.table == [guest.bundle]
-    os.unlink(config)
+    config.unlink()
     await unmount_bundle(guest.bundle, guest.mounts)
     assert guest.mounts.table == []
 
