@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
     from gcs.bridge.request import Handler
     from gcs.bridge.services import Services
+    from gcs.kernel_log import KernelLog
     from gcs.logs import Logs
     from gcs.policy.stance import Policy
+    from gcs.runtime.children import Children
     from gcs.runtime.host import Host
+    from gcs.time_sync import TimeSync
     from gcs.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -49,15 +52,19 @@ class Options:
         hold_seconds: See :class:`gcs.bridge.bridge.Bridge`.
         memory_reserve: Memory of the VM that containers can't use, in bytes.
         memory_warning: Memory used by the agent that is worth a warning, in bytes.
+        kernel_log_priority: Least important of the kernel's messages that are forwarded, 0 to 7.
+        synchronise_time: Follow the host's clock.
     """
 
     __slots__ = (
         "answer_requests",
         "core_pattern",
         "hold_seconds",
+        "kernel_log_priority",
         "memory_reserve",
         "memory_warning",
         "policy",
+        "synchronise_time",
         "transport",
         "use_standard_streams",
     )
@@ -73,6 +80,8 @@ class Options:
         hold_seconds: float,
         memory_reserve: int,
         memory_warning: int,
+        kernel_log_priority: int,
+        synchronise_time: bool,
     ) -> None:
         self.transport = transport
         self.policy = policy
@@ -82,6 +91,8 @@ class Options:
         self.hold_seconds = hold_seconds
         self.memory_reserve = memory_reserve
         self.memory_warning = memory_warning
+        self.kernel_log_priority = kernel_log_priority
+        self.synchronise_time = synchronise_time
 
 
 class Agent:
@@ -98,6 +109,8 @@ class Agent:
         self._ending: asyncio.Future[int] | None = None
         self._powering_off = False
         self._host: Host | None = None
+        self._kernel_log: KernelLog | None = None
+        self._time: TimeSync | None = None
         self._bridge: Bridge
 
     async def run(self) -> int:
@@ -107,8 +120,8 @@ class Agent:
         streams = _take_standard_streams() if self._options.use_standard_streams else None
         self._logs.capture_output(loop)
         logger.info("GCS started", extra=_build())
-        if self._options.core_pattern:
-            _write_core_pattern(self._options.core_pattern)
+        if self._options.core_pattern and not _write_core_pattern(self._options.core_pattern):
+            return 1
         self._ending = loop.create_future()
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, self._end, 0, f"signal {number.name}")
@@ -143,16 +156,24 @@ class Agent:
             from gcs.bridge.handlers import HANDLERS
             from gcs.bridge.services import Services
             from gcs.runtime.assembly import make_host
+            from gcs.runtime.children import Children
             from gcs.runtime.memory import MemoryOptions
 
             options = self._options
             memory = MemoryOptions(options.memory_reserve, options.memory_warning)
             in_vm = isinstance(options.transport, VsockTransport)
+            if in_vm:
+                # First of all: what the kernel has to say may explain what fails next.
+                self._forward_kernel_log()
+            children = Children()
             self._host = make_host(
                 transport=options.transport,
                 publish=self._bridge.publish,
+                children=children,
                 memory=memory if in_vm else None,
             )
+            if in_vm and options.synchronise_time:
+                self._synchronise_time(children)
             services = Services(self._host, self._options.policy, self._shut_down)
         except Exception:
             logger.critical("the agent can't start", exc_info=True)
@@ -160,6 +181,18 @@ class Agent:
             raise
         _end_of_imports()
         return HANDLERS, services
+
+    def _forward_kernel_log(self) -> None:
+        from gcs.kernel_log import KernelLog
+
+        self._kernel_log = KernelLog(self._options.kernel_log_priority)
+        self._kernel_log.start(asyncio.get_running_loop(), self._logs.descriptor)
+
+    def _synchronise_time(self, children: Children) -> None:
+        from gcs.time_sync import TimeSync
+
+        self._time = TimeSync(children)
+        self._time.start()
 
     def _connection_changed(self, connected: bool) -> None:
         """Tell the host object, which starts out as connected: it is made for the first host."""
@@ -182,8 +215,12 @@ class Agent:
         if self._powering_off and may_power_off(self._options.transport):
             await self._power_off()
         await self._bridge.close()
+        if self._time is not None:
+            await self._time.close()
         if self._host is not None:
             await self._host.close()
+        if self._kernel_log is not None:
+            self._kernel_log.close()
 
     async def _power_off(self) -> None:
         """End the VM, whatever hangs."""
@@ -242,9 +279,16 @@ def _take_standard_streams() -> tuple[int, int]:
     return streams
 
 
-def _write_core_pattern(pattern: str) -> None:
-    with open(_CORE_PATTERN, "w") as file:
-        file.write(pattern)
+def _write_core_pattern(pattern: str) -> bool:
+    """Tell the kernel where to put core files; a failure is logged, and ends the agent."""
+    try:
+        with open(_CORE_PATTERN, "w") as file:
+            file.write(pattern)
+    except OSError as error:
+        fields = {"path": _CORE_PATTERN, "pattern": pattern, "error": error.strerror}
+        logger.critical("-core-dump-location can't be set", extra=fields)
+        return False
+    return True
 
 
 def _build() -> dict[str, str]:

@@ -88,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         hold_seconds=values["reconnect-hold-ms"] / 1000,
         memory_reserve=values["root-mem-reserve-bytes"],
         memory_warning=values["gcs-mem-limit-bytes"],
+        kernel_log_priority=values["kmsgLogLevel"],
+        synchronise_time=not values["disable-time-sync"],
     )
     scrub.set_enabled(values["scrub-logs"])
     try:

@@ -60,10 +60,13 @@ class LogWriter:
     Args:
         descriptor: Where to; owned by the writer from now on.
         capacity: How many bytes may wait.
+
+    Attributes:
+        descriptor: See there.
     """
 
     def __init__(self, descriptor: int, capacity: int = QUEUE_BYTES) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._capacity = capacity
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         # Each counter has one writer only (producers hold the handler's lock), so no lock here.
@@ -109,10 +112,10 @@ class LogWriter:
         view = memoryview(chunk)
         while view:
             try:
-                view = view[os.write(self._descriptor, view) :]
+                view = view[os.write(self.descriptor, view) :]
             except BlockingIOError:
                 # Somebody else made the shared description non-blocking.
-                select.select([], [self._descriptor], [])
+                select.select([], [self.descriptor], [])
             except OSError:
                 self._broken = True
                 return
@@ -253,10 +256,16 @@ class LineLogger:
 
 
 class Logs:
-    """The log of this process; made once, by :func:`set_up`."""
+    """The log of this process; made once, by :func:`set_up`.
+
+    Attributes:
+        handler: Makes the entries.
+        descriptor: Where they go.
+    """
 
     def __init__(self, handler: EntryHandler, writer: LogWriter) -> None:
         self.handler = handler
+        self.descriptor = writer.descriptor
         self._writer = writer
         self._captured = -1
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -25,7 +25,9 @@ FLOORS = {
     "gcs.cli": 6,
     "gcs.agent": 6,
     "gcs.flags": 6,
+    "gcs.kernel_log": 6,
     "gcs.logs": 6,
+    "gcs.time_sync": 6,
     "gcs.__main__": 6,
 }
 #: The version number, which everybody may read.
