@@ -14,9 +14,9 @@ export BASE
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
 SYSTEM_PACKAGES := binutils busybox-static cpio dpkg e2fsprogs gcc git gzip kmod libc6-dev libcap-dev make musl \
-	patchelf python3 python3-dev python3-venv qemu-system-x86 runc xfsprogs xz-utils
+	musl-tools patchelf python3 python3-dev python3-venv qemu-system-x86 runc xfsprogs xz-utils
 
-SOURCES := $(shell find gcs -name '*.py') $(shell find rootfs -type f)
+SOURCES := $(shell find gcs -name '*.py' -o -name '*.c') $(shell find rootfs -type f)
 BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -path '*/files/*')
 PRODUCTS := out/delta.tar.gz out/initrd.img out/rootfs.tar.gz
 BOOT := out/vmlinux out/initrd-qemu.img out/busybox.tar

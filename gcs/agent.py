@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _INFORMATION = "/info"
 _CORE_PATTERN = "/proc/sys/kernel/core_pattern"
-#: The interpreter of our PID 1 lives here, in our image and nowhere else.
+#: What our PID 1 executes lives here, in our image and nowhere else.
 _GUEST_PREFIX = "/usr/lib/gcs/"
 _CONFIDENTIAL_DEVICES = ("/dev/sev", "/dev/sev-guest")
 #: How long file systems may take to be written out before the machine is switched off (seconds).
@@ -237,15 +237,22 @@ class Agent:
 def may_power_off(transport: Transport) -> bool:
     """Tell whether this machine is ours to be switched off.
 
-    Only inside our image: the host must be reached by vsock, and PID 1 must run on the interpreter
-    of the image.  Anywhere else a shutdown request ends the agent and nothing more.
+    Only inside our image: the host must be reached by vsock, and a process above the agent must be
+    of the image's prefix: PID 1, or an /init that a start-up script runs.  Anywhere else a shutdown
+    request ends the agent and nothing more.
     """
     if not isinstance(transport, VsockTransport):
         return False
-    try:
-        return os.readlink("/proc/1/exe").startswith(_GUEST_PREFIX)
-    except OSError:
-        return False
+    pid = os.getppid()
+    while pid:
+        try:
+            if os.readlink(f"/proc/{pid}/exe").startswith(_GUEST_PREFIX):
+                return True
+            with open(f"/proc/{pid}/stat") as file:
+                pid = int(file.read().rpartition(") ")[2].split()[1])
+        except OSError:
+            return False
+    return False
 
 
 def _end_of_imports() -> None:

@@ -6,12 +6,13 @@ wait.  What doesn't fit into a bounded queue is dropped and counted; when the re
 everything is dropped and the agent goes on.
 
 File descriptors 1 and 2 are redirected into a pipe the loop reads, so that output of libraries and
-of careless children becomes entries too.  One thing can't be caught: the last words of an
-interpreter that crashes inside C code, for nobody is left to read the pipe.
+of careless children becomes entries too.  When the interpreter crashes inside C code nobody is left
+to read the pipe but the agent's supervisor (`gcs.init.supervisor`).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import queue
@@ -21,6 +22,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from gcs.init import supervisor
 from gcs.protocol.logs import LEVELS, TRACE, LogEntry, encode_json, encode_text, span_entry
 from gcs.protocol.trace import current, set_exporter
 
@@ -263,7 +265,8 @@ class Logs:
         descriptor: Where they go.
     """
 
-    def __init__(self, handler: EntryHandler, writer: LogWriter) -> None:
+    def __init__(self, handler: EntryHandler, writer: LogWriter, form: str) -> None:
+        self._form = form
         self.handler = handler
         self.descriptor = writer.descriptor
         self._writer = writer
@@ -275,7 +278,7 @@ class Logs:
         """Redirect file descriptors 1 and 2 into the log, read by the loop.
 
         The log's own descriptor must be a duplicate by now; children that are given no stdout
-        inherit these two, and are logged as well.
+        inherit these two, and are logged as well.  A crash in C code writes a traceback there.
         """
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -284,6 +287,10 @@ class Logs:
         os.close(writer)
         self._captured = reader
         self._loop = loop
+        # A muted log has its reasons, and then nobody may tell for the agent either.
+        if not self.handler.muted:
+            supervisor.leave(self.descriptor, reader, self._form)
+        faulthandler.enable(2)
         loop.add_reader(reader, self._read_output)
 
     def close(self) -> None:
@@ -334,7 +341,7 @@ def set_up(*, level: str, form: str, path: str = "", muted: bool = False) -> Log
     sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable
     threading.excepthook = _log_thread
-    return Logs(handler, writer)
+    return Logs(handler, writer, form)
 
 
 def _log_uncaught(

@@ -23,7 +23,7 @@ fail() {
 
 PYTHON=${PYTHON:-.venv/bin/python3}
 [ -x "$PYTHON" ] || fail "$PYTHON: not found; run 'make setup' first"
-for tool in apt-get dpkg-deb strip objcopy patchelf depmod git; do
+for tool in apt-get dpkg-deb strip objcopy patchelf depmod git musl-gcc; do
     command -v "$tool" >/dev/null || fail "$tool: not found; run 'make setup' to install it"
 done
 

@@ -1,8 +1,8 @@
 """`/init`, the first process of the machine (spec 7.1).
 
 Mounts the file systems, loads modules, fetches entropy from the host, starts the program of its
-command line, and reaps children until that program ends.  Its own end is a kernel panic, by which
-the host notices.
+command line, and then gives its place to a program that only reaps, until the one it started ends
+(`gcs/init/reaper.c`).  Its own end is a kernel panic, by which the host notices.
 
 The order of actions is the reference's, except that modules are loaded right after /proc and /sys
 are there: overlay and IPv6 may be modules too.
@@ -17,11 +17,12 @@ import sys
 from gcs.init import filesystems, kmsg
 from gcs.init.launch import DEFAULT_PATH, ensure_standard_descriptors, run_program
 from gcs.init.options import UsageError, parse_options, parse_port
-from gcs.init.reap import reap_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from _socket import socket
+    from typing import NoReturn
 else:
     import _signal as signal  # `signal` itself takes 5 ms to import, for its enumerations
 
@@ -32,6 +33,9 @@ ENVIRONMENT = {"PATH": DEFAULT_PATH}
 # select(2) or close every possible descriptor.
 SOFT_FILE_LIMIT = 1024
 HARD_FILE_LIMIT = 1024 * 1024
+
+REAPER = "/usr/lib/gcs/bin/init"
+"""What PID 1 becomes."""
 
 _DEFAULT_COMMAND = ["/bin/gcs", "-loglevel", "debug", "-logfile=/run/gcs/gcs.log"]
 _DEFAULT_SHELL = "/bin/sh"
@@ -78,7 +82,7 @@ class Options:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run as PID 1; returns the status to exit with.
+    """Run as PID 1; returns the status to exit with, when something failed.
 
     argv: the command line with the program's name; default: the process's own.
 
@@ -95,8 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.disable()
     try:
         prepare_machine(options)
-        primary = start(options)
-        return reap_until(primary)
+        start(options)
     except OSError as error:
         kmsg.say(f"init: {kmsg.describe(error)}")
         kmsg.error(kmsg.describe(error))
@@ -142,25 +145,33 @@ def set_file_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(SOFT_FILE_LIMIT, hard), hard))
 
 
-def start(options: Options) -> int:
-    """Start services, command and shell; returns the process whose end is the machine's.
+def start(options: Options) -> NoReturn:
+    """Start services, command and shell, and wait for the one whose end is the machine's.
 
-    Raises OSError when a process cannot be made.
+    Raises OSError when a process cannot be made, or the waiting program is missing.
     """
+    from gcs.init.supervisor import make_channel
+
     for service in _SERVICES:
         if os.path.exists(service[0]):
             kmsg.info(f"starting {service[0]}")
             spawn(service)
-    primary = 0
-    if options.command:
-        primary = spawn(options.command)
-    if options.shell:
-        primary = spawn([options.shell])
-    return primary
+    supervisor, agent = channel = make_channel()
+    command = spawn(options.command, channel) if options.command else 0
+    agent.close()
+    # The shell takes over as the process that counts.
+    primary = spawn([options.shell]) if options.shell else command
+    os.set_inheritable(supervisor.fileno(), True)
+    try:
+        os.execv(REAPER, ["/init", str(primary), str(command), str(supervisor.fileno())])
+    except OSError as error:
+        raise OSError(error.errno, f"exec: {error.strerror}", REAPER) from None
 
 
-def spawn(command: list[str]) -> int:
+def spawn(command: list[str], channel: tuple[socket, socket] | None = None) -> int:
     """Start a program in a session of its own, with ENVIRONMENT; returns its process id.
+
+    channel: to its supervisor, for one of our own programs; others don't inherit it.
 
     In the child it does not return: it raises SystemExit at the latest, with the errno as status
     when the program cannot be executed.
@@ -173,6 +184,10 @@ def spawn(command: list[str]) -> int:
     try:
         os.setsid()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        if channel is not None:
+            from gcs.init.supervisor import use_channel
+
+            use_channel(channel)
         run_program(command, ENVIRONMENT)
     except OSError as error:
         kmsg.say(f"init: {kmsg.describe(error)}")

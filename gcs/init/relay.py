@@ -9,6 +9,8 @@ Better than the reference in four points (spec 11, oddities 63 and 64): a hang-u
 once, not at the next output, because a host that resumes a moved machine waits for this connection;
 no descriptor is lost by a failed attempt; while the host is away the program is not blocked: the
 oldest lines are dropped, and counted in the kernel log; signals reach the program.
+
+An agent that dies without a word is reported on its behalf, see `gcs.init.supervisor`.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import time
 
 from gcs.init import kmsg
 from gcs.init.launch import run_program
+from gcs.init.supervisor import make_channel, take, use_channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from _socket import socket
+    from collections.abc import Callable
 
     from gcs.init.dial import Dialer
 else:
@@ -39,6 +43,7 @@ BUFFER_LIMIT = 1024 * 1024
 FINAL_FLUSH = 10.0
 
 _CHUNK = 65536
+_LAST_OUTPUT = 16 * 1024
 
 _FORWARDED = (
     signal.SIGHUP,
@@ -60,9 +65,11 @@ def run_relayed(
     Status 127 when the program cannot be executed.  Raises OSError when there can be no child.
     """
     source, sink = os.pipe()  # both close-on-exec
+    ours, theirs = channel = make_channel()
     child = os.fork()
     if child == 0:
         os.close(source)
+        use_channel(channel)
         for descriptor in (1, 2):
             if descriptor in ports:
                 os.dup2(sink, descriptor)
@@ -73,13 +80,59 @@ def run_relayed(
             kmsg.say(f"vsockexec: {kmsg.describe(error)}")
             raise SystemExit(127) from None
     os.close(sink)
+    theirs.close()
     process = os.pidfd_open(child)
     for number in _FORWARDED:
         signal.signal(number, lambda received, _: _forward(process, received))
-    relay = Relay(dialer, ports.get(2) or ports[1], source)
+    relay = Relay(dialer, ports.get(2) or ports[1], source, lambda: last_words(process, ours))
     relay.run(process)
     _, status = os.waitpid(child, 0)
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def last_words(process: int, channel: socket) -> bytes:
+    """A log entry about the end of the process of this pidfd, if it left anything to be told with.
+
+    Nothing for status 0.
+    """
+    left = take(channel)
+    if left is None:
+        return b""
+    log, output, form = left
+    os.close(log)
+    ended = os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None or (ended.si_code == os.CLD_EXITED and ended.si_status == 0):
+        os.close(output)
+        return b""
+    # Imported only now: the agent is gone, and so is the hurry.
+    from gcs.protocol.logs import LogEntry, encode_json, encode_text
+
+    by_signal = ended.si_code != os.CLD_EXITED
+    how = "killed by signal" if by_signal else "exited with status"
+    entry = LogEntry(
+        level="fatal",
+        message=f"gcs {how} {ended.si_status}",
+        time=time.time_ns(),
+        fields={
+            "signal" if by_signal else "status": ended.si_status,
+            "output": _read_end(output).decode("utf-8", "backslashreplace"),
+        },
+    )
+    return encode_json(entry) if form == "json" else encode_text(entry)
+
+
+def _read_end(descriptor: int) -> bytes:
+    """The last of what can be read now; closes the descriptor."""
+    os.set_blocking(descriptor, False)
+    text = b""
+    try:
+        while data := os.read(descriptor, _CHUNK):
+            text += data
+    except BlockingIOError:
+        return text[-_LAST_OUTPUT:]  # others have the writing end still open
+    finally:
+        os.close(descriptor)
+    return text[-_LAST_OUTPUT:]
 
 
 def _forward(process: int, number: int) -> None:
@@ -150,10 +203,30 @@ class OutputBuffer:
 class Relay:
     """Copies a pipe to a port, over one connection after another."""
 
-    __slots__ = ("_buffer", "_connected", "_connection", "_dialer", "_port", "_retry_at", "_source")
+    __slots__ = (
+        "_buffer",
+        "_connected",
+        "_connection",
+        "_dialer",
+        "_epilogue",
+        "_port",
+        "_retry_at",
+        "_source",
+    )
 
-    def __init__(self, dialer: Dialer, port: int, source: int) -> None:
-        """source: reading end of the pipe; the relay closes it."""
+    def __init__(
+        self,
+        dialer: Dialer,
+        port: int,
+        source: int,
+        epilogue: Callable[[], bytes] = lambda: b"",
+    ) -> None:
+        """Take what is to be connected.
+
+        source: reading end of the pipe; the relay closes it.
+        epilogue: called when the process has ended; what is to follow its output.
+        """
+        self._epilogue = epilogue
         self._dialer = dialer
         self._port = port
         self._source = source
@@ -180,6 +253,7 @@ class Relay:
                 deadline = time.monotonic() + FINAL_FLUSH
                 while self._source >= 0 and self._read():
                     continue
+                self._buffer.append(self._epilogue())
         if self._source >= 0:
             os.close(self._source)
         if self._connection is not None:

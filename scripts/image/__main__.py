@@ -9,13 +9,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scripts.image import archive, base, cpio, tarball
+from scripts.image import archive, base, cpio, native, tarball
 from scripts.image.errors import BuildError
 from scripts.image.kernel import Kernel
 from scripts.image.lock import locked
 from scripts.image.packages import PackageCache
 from scripts.image.prefix import PythonPrefix
-from scripts.image.tree import Tree, character_device, regular
+from scripts.image.tree import Tree, character_device, file_on_disk, regular
 
 
 class Steps:
@@ -33,6 +33,8 @@ class Steps:
         packages = self._options.site_packages.resolve()
         prefix = PythonPrefix(self._cache, self._repository, packages, self._build)
         tree = prefix.build()
+        native.compile_reaper(self._repository, self._build / "reaper")
+        tree.put(native.REAPER, file_on_disk(self._build / "reaper", 0o755))
         tree.add_disk_tree(self._repository / "rootfs")
         # Python seeds its hashes before /init can mount anything, and falls back on this device
         # where the kernel has no randomness yet (a processor without RDRAND).

@@ -12,6 +12,8 @@ import subprocess
 import threading
 from pathlib import Path
 
+from scripts.image.native import compile_reaper
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _BUILD_TREE = r"""
@@ -30,6 +32,7 @@ ln -s usr/lib lib
 ln -s /usr/lib/python3.11/* usr/lib/gcs/lib/python3.11/
 cp /usr/bin/python3.11 usr/lib/gcs/bin/python3
 mount --bind -o ro "$repository/gcs" usr/lib/gcs/lib/python3.11/gcs
+cp "$shared/../reaper" usr/lib/gcs/bin/init
 cp /bin/busybox bin/busybox
 for name in sh cat ls env sleep grep mount readlink kill ip id stat ps tr true; do
     ln -s busybox bin/$name
@@ -49,6 +52,7 @@ class Machine:
         self._root = directory / "root"
         self.shared.mkdir()
         self._root.mkdir()
+        compile_reaper(REPOSITORY, directory / "reaper")
 
     def install(self, path: str, text: str) -> None:
         """Put an executable script into the tree."""

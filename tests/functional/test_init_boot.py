@@ -122,7 +122,7 @@ def test_program_gets_a_clean_environment_session_and_signals(machine: Machine) 
     [
         ("exit 0", 0, None),
         ("exit 7", 7, "sh exited with status 7"),
-        ("kill -9 $$", 128 + signal.SIGKILL, "sh killed by signal 9"),
+        ("kill -9 $$", 128 + signal.SIGKILL, "sh killed by signal 9 (Killed)"),
     ],
 )
 def test_status_of_the_program_becomes_that_of_init(
@@ -313,7 +313,7 @@ def test_init_vsockexec_and_agent_are_one_process(machine: Machine, kernel_log: 
     assert str(background.finish()).splitlines() == [
         "['/bin/gcs', '-v4'] {'PATH': '/sbin:/usr/sbin:/bin:/usr/bin'} 1 __main__",
         "gcs",
-        "['0', '1', '2', '3']",
+        "['0', '1', '2', '3', '4']",  # 3: to its supervisor, 4: the directory
         "/init",  # never executed anew
     ]
     assert (3, "init: gcs exited with status 3") in kernel_log.messages()
