@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from gcs.agent import Agent, Options
@@ -13,10 +14,11 @@ from gcs.init.launch import ensure_standard_descriptors
 from gcs.logs import LOG_FORMATS, LOG_LEVELS, set_up
 from gcs.policy.stance import STANCES
 from gcs.protocol import scrub
+from gcs.protocol.logs import LogEntry, encode_json
 from gcs.transport import parse_transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Sequence
 
 PROGRAM = "gcs"
 FAILURE_STATUS = 1
@@ -71,13 +73,14 @@ def main(argv: list[str] | None = None) -> int:
     # Imports make no garbage worth looking for; the agent switches it on again.
     gc.disable()
     ensure_standard_descriptors()
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        values, _ = parse(FLAGS, sys.argv[1:] if argv is None else argv)
+        values, _ = parse(FLAGS, argv)
     except HelpRequested:
         sys.stderr.write(usage(PROGRAM, FLAGS))
         return 0
     except FlagError as error:
-        sys.stderr.write(f"{error}\n{usage(PROGRAM, FLAGS)}")
+        _complain(argv, str(error), usage(PROGRAM, FLAGS))
         return USAGE_STATUS
     options = Options(
         transport=parse_transport(values["transport"]),
@@ -100,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             muted=values["initial-policy-stance"] == "deny",
         )
     except OSError as error:
-        sys.stderr.write(f"cannot open the log file {values['logfile']}: {error.strerror}\n")
+        _complain(argv, f"cannot open the log file {values['logfile']}: {error.strerror}")
         return FAILURE_STATUS
     try:
         return asyncio.run(Agent(options, logs).run())
@@ -109,3 +112,19 @@ def main(argv: list[str] | None = None) -> int:
         return FAILURE_STATUS
     finally:
         logs.close()
+
+
+def _complain(argv: Sequence[str], message: str, usage_text: str = "") -> None:
+    """Say what is wrong when there is no log yet.
+
+    A host that asks for a JSON log reads nothing else from standard error (spec 2.2); whether it
+    asks can only be guessed from arguments that can't be parsed.
+    """
+    formats = [word.lstrip("-") for word in argv]
+    wants_json = "log-format=json" in formats or "log-format json" in " ".join(formats)
+    if not wants_json:
+        sys.stderr.write(f"{message}\n{usage_text}")
+        return
+    fields = {"usage": usage_text} if usage_text else {}
+    entry = LogEntry(level="fatal", message=message, time=time.time_ns(), fields=fields)
+    sys.stderr.write(encode_json(entry).decode())

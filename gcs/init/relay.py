@@ -104,21 +104,26 @@ def last_words(process: int, channel: socket) -> bytes:
     if ended is None or (ended.si_code == os.CLD_EXITED and ended.si_status == 0):
         os.close(output)
         return b""
-    # Imported only now: the agent is gone, and so is the hurry.
-    from gcs.protocol.logs import LogEntry, encode_json, encode_text
-
     by_signal = ended.si_code != os.CLD_EXITED
     how = "killed by signal" if by_signal else "exited with status"
-    entry = LogEntry(
-        level="fatal",
-        message=f"gcs {how} {ended.si_status}",
-        time=time.time_ns(),
-        fields={
-            "signal" if by_signal else "status": ended.si_status,
-            "output": _read_end(output).decode("utf-8", "backslashreplace"),
-        },
-    )
-    return encode_json(entry) if form == "json" else encode_text(entry)
+    text = _quoted(_read_end(output))
+    seconds, fraction = divmod(time.time_ns(), 10**9)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{fraction:09}Z"
+    if form == "json":
+        line = (
+            f'{{"time":"{stamp}","level":"fatal","msg":"gcs {how} {ended.si_status}",'
+            f'"{"signal" if by_signal else "status"}":{ended.si_status},"output":{text}}}\n'
+        )
+    else:
+        line = f'time={stamp} level=fatal msg="gcs {how} {ended.si_status}" output={text}\n'
+    return line.encode()
+
+
+def _quoted(data: bytes) -> str:
+    """A JSON string, without a library that may be what the agent has failed of."""
+    plain = (chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else "" for byte in data)
+    escaped = (f"\\u{byte:04x}" if byte < 0x80 else "\\ufffd" for byte in data)
+    return '"' + "".join(a or b for a, b in zip(plain, escaped, strict=True)) + '"'
 
 
 def _read_end(descriptor: int) -> bytes:

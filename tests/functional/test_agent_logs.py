@@ -272,6 +272,25 @@ async def test_command_lines_that_do_not_start(
     assert text in b"".join(agent.lines).decode()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["-log-format", "json", "-bogus"], 2, "flag provided but not defined: -bogus"),
+        (["-bogus", "--log-format=json"], 2, "flag provided but not defined: -bogus"),
+        (["-log-format=json", "-logfile", "/no/such/directory/log"], 1, "cannot open"),
+    ],
+)
+async def test_a_host_that_reads_json_gets_the_complaint_as_an_entry(
+    launch: Launcher, arguments: list[str], status: int, text: str
+) -> None:
+    agent = await launch(*arguments)
+    assert await agent.ended() == status
+    (entry,) = agent.entries
+    assert entry.level == "fatal"
+    assert text in entry.message
+    assert status == 1 or "-core-dump-location" in entry.fields["usage"]
+
+
 async def test_all_flags_of_the_reference_are_accepted(
     launch: Launcher, host: FakeHost, tmp_path: Path
 ) -> None:
