@@ -20,7 +20,11 @@ class ScsiDevice(Message):
 
 
 class VerityInfo(Message):
-    """dm-verity parameters of a read-only layer (spec 3.3)."""
+    """dm-verity parameters of a read-only layer (spec 3.3).
+
+    Hosts no longer send it.  The agent reads all of this from the device; with a root digest it
+    checks the layer against that.
+    """
 
     ext4_size_in_bytes: int = msgspec.field(name="Ext4SizeInBytes", default=0)
     version: int = 0
@@ -28,8 +32,7 @@ class VerityInfo(Message):
     super_block: bool = False
     root_digest: str = ""
     salt: str = ""
-    data_block_size: int = 0
-    hash_block_size: int = 0
+    block_size: int = 0
 
 
 class MappedVirtualDisk(Message):
@@ -44,7 +47,7 @@ class MappedVirtualDisk(Message):
         encrypted: Put dm-crypt under the file system.
         options: Mount options.
         block_dev: Make a symlink to the device node instead of a mount.
-        verity_info: Ignored by agents that read the superblock from the device.
+        verity_info: Root digest that the disk must have, checked with each read.
         ensure_filesystem: Format when the disk holds no file system of the type asked for.
         filesystem: ``ext4`` (default) or ``xfs``.
     """

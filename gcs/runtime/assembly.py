@@ -18,6 +18,7 @@ from gcs.storage.mapped_directory import MappedDirectoryDriver
 from gcs.storage.mounts import KernelMounts
 from gcs.storage.pci import PciBus
 from gcs.storage.pci_device import PciDeviceDriver
+from gcs.storage.persistent_memory import PersistentMemoryDriver
 from gcs.storage.scsi import ScsiBus
 from gcs.storage.scsi_device import ScsiDeviceDriver
 from gcs.storage.virtual_disk import VirtualDiskDriver
@@ -82,6 +83,7 @@ def make_drivers(
         "SCSIDevice": ScsiDeviceDriver(bus),
         "MappedVirtualDisk": VirtualDiskDriver(bus),
         "MappedDirectory": MappedDirectoryDriver(transport),
+        "VPMemDevice": PersistentMemoryDriver(),
         "CombinedLayers": CombinedLayersDriver(),
         "VPCIDevice": PciDeviceDriver(pci),
         "Network": NetworkDriver(namespaces),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess  # costs nothing: asyncio has imported it
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gcs.protocol.errors import GcsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
 
 EXT4: Final = "ext4"
 XFS: Final = "xfs"
@@ -45,6 +49,8 @@ _OUTPUT_SHOWN: Final = 2000
 # A disk mounted read-only must not be written to, not even to replay its journal (spec 3.3, 11.24).
 _NO_REPLAY: Final = {EXT4: "noload", XFS: "norecovery"}
 
+_DIRECT_ACCESS: Final = {EXT4: "dax", XFS: "dax", "erofs": "dax"}
+
 
 def detect(device: str) -> str:
     """What a block device or image holds: a file system type, another known format, or "".
@@ -64,6 +70,26 @@ def detect(device: str) -> str:
     return "partition table" if _is_mbr(first_sector) else ""
 
 
+def size_in_bytes(device: str) -> int:
+    """How much of a device its file system takes: an ext, xfs, erofs or squashfs one.
+
+    Raises GcsError when it holds none of these, OSError naming the device when it cannot be read.
+    """
+    kind = detect(device)
+    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        start = os.pread(descriptor, 4096, 0)
+    finally:
+        os.close(descriptor)
+    size = _SIZES[kind](start) if kind in _SIZES else 0
+    if size <= 0:
+        raise GcsError(
+            f"device {device} holds {kind or 'no file system that is known'}, "
+            f"not one of {', '.join(_SIZES)}"
+        )
+    return size
+
+
 def is_mountable(kind: str) -> bool:
     """Whether a result of `detect` is a file system."""
     return bool(kind) and kind not in _NOT_MOUNTABLE
@@ -72,6 +98,14 @@ def is_mountable(kind: str) -> bool:
 def read_only_data(filesystem: str) -> str:
     """Mount options that keep the kernel from writing to the device of a read-only mount."""
     return _NO_REPLAY.get(filesystem, "")
+
+
+def direct_access_data(filesystem: str) -> str:
+    """Mount options that let programs use the memory of a device itself; "" where that is unknown.
+
+    The kernel refuses them when the device, or the size of the blocks, does not allow it.
+    """
+    return _DIRECT_ACCESS.get(filesystem, "")
 
 
 def require_formattable(filesystem: str, device: str) -> None:
@@ -115,6 +149,42 @@ def make_filesystem(device: str, filesystem: str, *, limit: float) -> None:
         raise GcsError(
             f"format {device}: `{' '.join(command)}` failed with status {done.returncode}: {output}"
         )
+
+
+def _number(start: bytes, offset: int, size: int, order: Literal["little", "big"]) -> int:
+    return int.from_bytes(start[offset : offset + size], order)
+
+
+def _ext4_size(start: bytes) -> int:
+    blocks = _number(start, 1024 + 4, 4, "little")
+    if _number(start, 1024 + 0x60, 4, "little") & _EXT4_64BIT:
+        blocks |= _number(start, 1024 + 0x150, 4, "little") << 32
+    shift = _number(start, 1024 + 24, 4, "little")
+    # Blocks have 1 to 64 KiB.
+    return blocks << 10 << shift if shift <= 6 else 0
+
+
+def _xfs_size(start: bytes) -> int:
+    return _number(start, 8, 8, "big") * _number(start, 4, 4, "big")
+
+
+def _erofs_size(start: bytes) -> int:
+    shift = start[1024 + 12]
+    return _number(start, 1024 + 36, 4, "little") << shift if 9 <= shift <= 16 else 0
+
+
+def _squashfs_size(start: bytes) -> int:
+    # The program that makes one fills its last 4 KiB up.
+    return (_number(start, 40, 8, "little") + 4095) // 4096 * 4096
+
+
+_EXT4_64BIT: Final = 0x80
+_SIZES: Final[dict[str, Callable[[bytes], int]]] = {
+    EXT4: _ext4_size,
+    XFS: _xfs_size,
+    "erofs": _erofs_size,
+    "squashfs": _squashfs_size,
+}
 
 
 def _is_mbr(sector: bytes) -> bool:

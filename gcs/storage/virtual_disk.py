@@ -27,6 +27,13 @@ from gcs.protocol.settings import MappedVirtualDisk
 from gcs.protocol.trace import span
 from gcs.storage import filesystem
 from gcs.storage.driver import PathLocks, ResourceDriver, in_thread
+from gcs.storage.layered_disk import (
+    is_verified,
+    map_device,
+    require_sensible,
+    unmap_device,
+)
+from gcs.storage.mapped_devices import MappedDevices
 from gcs.storage.mounts import (
     KernelMounts,
     is_mounted,
@@ -36,8 +43,10 @@ from gcs.storage.mounts import (
 )
 from gcs.storage.paths import checked_mount_point, checked_target, make_directories
 from gcs.storage.scsi import DiskAddress
+from gcs.storage.verity import corruption_hint
 
 if TYPE_CHECKING:
+    from gcs.storage.mapped_devices import MapperSystem
     from gcs.storage.mounts import MountSystem
     from gcs.storage.scsi import ScsiBus
 
@@ -56,6 +65,8 @@ class MappedDisk(msgspec.Struct, frozen=True):
     address: DiskAddress
     device: str
     """Device node that was mounted or linked to."""
+    mappings: tuple[str, ...] = ()
+    """Names of the mapped devices that it is made of, in the order in which they were made."""
 
 
 class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
@@ -63,13 +74,20 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
 
     bus: finds the disks.
     system: mounts them.
+    mapper: makes mapped devices, for disks that are encrypted or checked.
     limit: seconds that an Add may take altogether.
     """
 
     def __init__(
-        self, bus: ScsiBus, system: MountSystem | None = None, *, limit: float = ADD_LIMIT
+        self,
+        bus: ScsiBus,
+        system: MountSystem | None = None,
+        mapper: MapperSystem | None = None,
+        *,
+        limit: float = ADD_LIMIT,
     ) -> None:
         self._bus = bus
+        self._mapper: MapperSystem = MappedDevices() if mapper is None else mapper
         self._system: MountSystem = KernelMounts() if system is None else system
         self._limit = limit
         self._locks = PathLocks()
@@ -98,37 +116,54 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
     async def _add(self, settings: MappedVirtualDisk) -> None:
         deadline = asyncio.get_running_loop().time() + self._limit
         address = DiskAddress(settings.controller, settings.lun, settings.partition)
-        if settings.encrypted:
-            raise GcsError(
-                f"{address} on {settings.mount_path}: encrypted disks are not supported yet; "
-                "turn scratch encryption off (Encrypted: false)"
-            )
         if not settings.mount_path:
             await self._bus.find(address)
             return
         checked = checked_target if settings.block_dev else checked_mount_point
         path = checked(settings.mount_path, "MountPath")
+        require_sensible(settings, f"{address} on {path}")
         async with self._locks.of(path):
             if await in_thread(self._is_there, path, settings):
                 return
             device = await self._find(address, path)
+            left = deadline - asyncio.get_running_loop().time()
             try:
-                if settings.block_dev:
-                    await in_thread(self._link, path, MappedDisk(settings, address, device))
-                else:
-                    kind = await self._prepare(settings, device, deadline)
-                    disk = MappedDisk(settings, address, device)
-                    await in_thread(self._mount, path, disk, kind)
+                await in_thread(self._attach, path, settings, address, device, left)
             except OSError as error:
                 text = f"{address} ({device}) on {path}: {error_text(error)}"
-                raise GcsError(text + _hint(error)) from error
+                raise GcsError(text + _hint(error, verified=is_verified(settings))) from error
+
+    def _attach(
+        self,
+        path: str,
+        settings: MappedVirtualDisk,
+        address: DiskAddress,
+        device: str,
+        limit: float,
+    ) -> None:
+        """Make what is asked for out of a disk; in a thread, since all of it blocks."""
+        former = self.disks.pop(path, None)
+        if former is not None:
+            # Somebody else has unmounted it.
+            unmap_device(self._mapper, former.mappings)
+        place = f"scsi-contr{address.controller}-lun{address.lun}-p{address.partition}"
+        with ExitStack() as undo:
+            source, mappings = map_device(self._mapper, device, place, settings, undo)
+            disk = MappedDisk(settings, address, source, tuple(mappings))
+            if settings.block_dev:
+                self._link(path, disk, undo)
+            else:
+                kind = _prepare(settings, source, limit)
+                self._mount(path, disk, kind, undo)
+            self.disks[path] = disk
+            undo.pop_all()
 
     async def _remove(self, settings: MappedVirtualDisk) -> None:
         if not settings.mount_path:
             return
         path = checked_target(settings.mount_path, "MountPath")
         async with self._locks.of(path):
-            await in_thread(self._detach, path)
+            await in_thread(self._detach, path, self.disks.get(path))
             self.disks.pop(path, None)
 
     async def _find(self, address: DiskAddress, path: str) -> str:
@@ -151,49 +186,38 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
             raise GcsError(f"block device link {path}: something is there already; remove it first")
         return False
 
-    def _link(self, path: str, disk: MappedDisk) -> None:
-        with ExitStack() as undo:
-            make_directories(self._system, os.path.dirname(path), 0o700, undo)
-            self._system.make_symlink(path, disk.device)
-            self.disks[path] = disk
-            undo.pop_all()
+    def _link(self, path: str, disk: MappedDisk, undo: ExitStack) -> None:
+        make_directories(self._system, os.path.dirname(path), 0o700, undo)
+        self._system.make_symlink(path, disk.device)
 
-    async def _prepare(self, settings: MappedVirtualDisk, device: str, deadline: float) -> str:
-        """The type to mount the device as, after making a file system if that was asked for."""
-        found = await in_thread(filesystem.detect, device)
-        wanted = settings.filesystem
-        if settings.ensure_filesystem and not found:
-            filesystem.require_formattable(wanted, device)
-            left = deadline - asyncio.get_running_loop().time()
-            await in_thread(filesystem.make_filesystem, device, wanted, limit=left)
-            return wanted
-        return _type_to_mount(settings, device, found)
-
-    def _mount(self, path: str, disk: MappedDisk, kind: str) -> None:
+    def _mount(self, path: str, disk: MappedDisk, kind: str, undo: ExitStack) -> None:
         options = disk.settings.options
         flags, data = parse_mount_options(options)
         flags &= ~_NOT_FOR_DISKS
         if disk.settings.read_only:
             flags |= MS_RDONLY
             data = ",".join(filter(None, (filesystem.read_only_data(kind), data)))
-        with ExitStack() as undo:
-            make_directories(self._system, path, 0o700, undo)
-            self._system.mount(disk.device, path, kind, flags, data)
-            undo.callback(try_unmount, self._system, path)
-            for propagation in _propagation_changes(options):
-                self._system.mount("none", path, "", propagation)
-            self.disks[path] = disk
-            undo.pop_all()
+        make_directories(self._system, path, 0o700, undo)
+        self._system.mount(disk.device, path, kind, flags, data)
+        undo.callback(try_unmount, self._system, path)
+        for propagation in _propagation_changes(options):
+            self._system.mount("none", path, "", propagation)
 
-    def _detach(self, path: str) -> None:
+    def _detach(self, path: str, disk: MappedDisk | None) -> None:
         # Nothing is ever mounted on a link, so a link is one to a block device.
         if not os.path.islink(path):
             unmount_path(self._system, path)
-            return
-        try:
-            os.unlink(path)
-        except OSError as error:
-            raise GcsError(f"remove block device link: {error_text(error)}") from error
+        else:
+            try:
+                os.unlink(path)
+            except OSError as error:
+                raise GcsError(f"remove block device link: {error_text(error)}") from error
+        if disk is not None:
+            try:
+                unmap_device(self._mapper, disk.mappings)
+            except OSError as error:
+                text = f"{path} is unmounted, but {disk.address} is not free: {error_text(error)}"
+                raise GcsError(text) from error
 
 
 def _attributes(settings: MappedVirtualDisk) -> dict[str, object]:
@@ -204,6 +228,17 @@ def _attributes(settings: MappedVirtualDisk) -> dict[str, object]:
         "partition": settings.partition,
         "target": settings.mount_path,
     }
+
+
+def _prepare(settings: MappedVirtualDisk, device: str, limit: float) -> str:
+    """The type to mount the device as, after making a file system if that was asked for."""
+    wanted = settings.filesystem
+    # What an encrypted disk held before can't be read any more.
+    found = "" if settings.encrypted else filesystem.detect(device)
+    if settings.ensure_filesystem and not found:
+        filesystem.make_filesystem(device, wanted, limit=limit)
+        return wanted
+    return _type_to_mount(settings, device, found)
 
 
 def _type_to_mount(settings: MappedVirtualDisk, device: str, found: str) -> str:
@@ -234,7 +269,9 @@ def _propagation_changes(options: list[str]) -> list[int]:
     return changes
 
 
-def _hint(error: OSError) -> str:
+def _hint(error: OSError, *, verified: bool) -> str:
+    if verified:
+        return corruption_hint(error)
     if error.errno == EINVAL:
         return "; the file system may be damaged, or an option unknown: see the kernel's log"
     return ""

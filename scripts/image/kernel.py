@@ -51,6 +51,7 @@ CARRIED = (
     "9pnet",
     "9pnet_fd",
     "9pnet_virtio",
+    "authenc",
     "br_netfilter",
     "bridge",
     "crc32c_generic",

@@ -36,9 +36,10 @@ PACKAGES = (
     "zlib1g",
 )
 
-LEFT_OUT = ("ssl", "_ssl", "_uuid", "typing_extensions")
+LEFT_OUT = ("ssl", "_ssl", "_hashlib", "_uuid", "typing_extensions")
 """Imported by others where they exist, and not needed: the guest speaks no TLS (5 MB with OpenSSL),
-names no UUIDs after network cards, and typing has what msgspec would take from the extensions."""
+hashes with the interpreter's own code, names no UUIDs after network cards, and typing has what
+msgspec would take from the extensions."""
 
 LAZY = (
     "concurrent.futures.thread",  # asyncio.to_thread, by a module's __getattr__

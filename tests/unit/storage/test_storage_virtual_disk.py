@@ -21,7 +21,7 @@ from gcs.linux.mount import (
 )
 from gcs.protocol.errors import GcsError
 from gcs.protocol.hresult import HResult
-from gcs.protocol.settings import MappedVirtualDisk
+from gcs.protocol.settings import MappedVirtualDisk, VerityInfo
 from gcs.storage.filesystem import detect
 from gcs.storage.scsi import DiskAddress
 from gcs.storage.virtual_disk import VirtualDiskDriver
@@ -291,9 +291,20 @@ async def test_a_link_does_not_replace_anything(guest: Guest) -> None:
         await guest.driver.add(guest.disk(lun=2))
 
 
-async def test_encryption_is_refused_before_anything_is_waited_for(guest: Guest) -> None:
-    with pytest.raises(GcsError, match=r"LUN 1 on .*: encrypted disks are not supported yet"):
-        await guest.driver.add(guest.disk(encrypted=True, filesystem="xfs"))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encrypted": True, "filesystem": "xfs"}, "set EnsureFilesystem"),
+        ({"encrypted": True, "read_only": True}, "neither ReadOnly nor BlockDev"),
+        ({"encrypted": True, "block_dev": True}, "neither ReadOnly nor BlockDev"),
+        ({"verity_info": VerityInfo(root_digest="00")}, "VerityInfo is for read-only disks"),
+    ],
+)
+async def test_what_does_not_go_together_is_refused_before_anything_is_waited_for(
+    guest: Guest, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(GcsError, match=rf"LUN 1 on /.*: .*{message}"):
+        await guest.driver.add(guest.disk(**settings))
     assert guest.is_untouched()
 
 
