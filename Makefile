@@ -13,8 +13,9 @@ export BASE
 
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
-SYSTEM_PACKAGES := binutils busybox-static cpio dpkg e2fsprogs gcc git gzip kmod libc6-dev libcap-dev make musl \
-	musl-tools patchelf python3 python3-dev python3-venv qemu-system-x86 runc xfsprogs xz-utils
+SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs erofs-utils gcc git \
+	gzip kmod libc6-dev libcap-dev make musl musl-tools patchelf python3 python3-dev python3-venv \
+	qemu-system-x86 runc squashfs-tools xfsprogs xz-utils
 
 SOURCES := $(shell find gcs -name '*.py' -o -name '*.c') $(shell find rootfs -type f)
 BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -path '*/files/*')

@@ -35,6 +35,7 @@ LEAST_BYTES: Final = 1 << 20
 # of the journal, sectors for data
 _SUPERBLOCK: Final = Struct("<8sBBHIQ")
 _MAGIC: Final = b"integrt\0"
+_PROBED: Final = 32
 _ZEROES: Final = bytes(BLOCK)
 
 
@@ -57,9 +58,7 @@ def encrypt(system: MapperSystem, device: str, name: str, undo: ExitStack) -> tu
         name, [crypt_target(lower, sectors, os.urandom(KEY_BYTES))], read_only=False, secret=True
     )
     undo.callback(try_remove, system, name)
-    # Reading what was never written is an error, since its tags do not match; programs that make
-    # file systems look at the start of a device first.
-    _write_zeroes(node)
+    _write_zeroes(node, first_read_blocks(sectors // (BLOCK // SECTOR)))
     return node, [integrity, name]
 
 
@@ -69,6 +68,27 @@ def crypt_target(device: str, sectors: int, key: bytes) -> Target:
         f"{_CIPHER} {key.hex()} 0 {device} 0 2 integrity:{_TAG_BYTES}:aead sector_size:{BLOCK}"
     )
     return Target("crypt", sectors, parameters)
+
+
+def first_read_blocks(blocks: int) -> list[int]:
+    """Blocks that are read before they are written as a whole, when a file system is made.
+
+    Reading what was never written is an error, since its tags do not match.  Programs look for
+    other formats at the start of a device first, and ext4 keeps copies of its superblock, which
+    take a part of a block, at the start of the groups 1 and the powers of 3, 5 and 7.
+
+    blocks: of BLOCK bytes that the device has.
+    """
+    # One block holds the bitmap of a group.
+    group = BLOCK * 8
+    numbers = {1}
+    for base in (3, 5, 7):
+        power = base
+        while power * group < blocks:
+            numbers.add(power)
+            power *= base
+    copies = [number * group for number in sorted(numbers)]
+    return [block for block in (*range(_PROBED), *copies) if block < blocks]
 
 
 def _integrity_target(device: str, sectors: int) -> Target:
@@ -84,7 +104,7 @@ def _format(system: MapperSystem, device: str, name: str) -> int:
             f"device {device} has {size} bytes; an encrypted one needs {LEAST_BYTES} or more"
         )
     # The kernel makes its superblock where there are zeroes, and uses one that it finds.
-    _write_zeroes(device)
+    _write_zeroes(device, [0])
     system.create(name, [_integrity_target(device, BLOCK // SECTOR)], read_only=False)
     system.remove(name)
     descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
@@ -105,13 +125,14 @@ def _size(device: str) -> int:
         os.close(descriptor)
 
 
-def _write_zeroes(device: str) -> None:
+def _write_zeroes(device: str, blocks: list[int]) -> None:
     try:
         descriptor = os.open(device, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.pwrite(descriptor, _ZEROES, 0)
+            for block in blocks:
+                os.pwrite(descriptor, _ZEROES, block * BLOCK)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise OSError(error.errno, f"clear the start: {error.strerror}", device) from None
+        raise OSError(error.errno, f"write zeroes: {error.strerror}", device) from None

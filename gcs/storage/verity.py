@@ -59,7 +59,9 @@ def read_tree(device: str) -> HashTree:
             )
         fields = _check(device, size, _SUPERBLOCK.unpack(superblock))
         block = fields.hash_block_size
-        top = os.pread(descriptor, block, fields.first_hash_block * block)
+        # A single block of data needs no tree: its own digest is the root.
+        single = fields.data_blocks == 1
+        top = os.pread(descriptor, block, 0 if single else fields.first_hash_block * block)
     except OSError as error:
         raise OSError(error.errno, f"read dm-verity hashes: {error.strerror}", device) from None
     finally:

@@ -60,6 +60,7 @@ CARRIED = (
     "dm-mod",
     "dm-verity",
     "dummy",
+    "ecb",
     "erofs",
     "ext4",
     "failover",
