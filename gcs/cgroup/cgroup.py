@@ -86,6 +86,20 @@ class Cgroup(ABC):
         """Set the memory limit."""
 
     @abstractmethod
+    def protect_memory(self, size: int) -> None:
+        """Keep so much memory from being reclaimed, as long as others have more than is theirs.
+
+        Version 2 keeps it in any case.  Version 1 only takes what a group has above it before
+        anything else, so there the groups that are to give way need a size of 0.
+
+        Args:
+            size: In bytes.
+
+        Raises:
+            GcsError: See :meth:`set_memory_limit`.
+        """
+
+    @abstractmethod
     def memory_usage(self) -> int:
         """Return the memory in use, in bytes; 0 without the controller."""
 

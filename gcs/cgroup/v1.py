@@ -169,6 +169,10 @@ class V1Cgroup(Cgroup):
         limit = read_number(f"{self.memory_directory()}/memory.limit_in_bytes")
         return MAX if limit >= _NO_LIMIT else limit
 
+    def protect_memory(self, size: int) -> None:
+        """See Cgroup.protect_memory."""
+        self._set("memory", soft_limit_in_bytes=size)
+
     def memory_usage(self) -> int:
         """See Cgroup.memory_usage."""
         self.require()

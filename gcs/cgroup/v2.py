@@ -99,6 +99,10 @@ class V2Cgroup(Cgroup):
         self.require()
         return read_number(f"{self.directory}/memory.max")
 
+    def protect_memory(self, size: int) -> None:
+        """See Cgroup.protect_memory."""
+        self._set("memory.min", str(size))
+
     def memory_usage(self) -> int:
         """See Cgroup.memory_usage."""
         self.require()

@@ -1,10 +1,11 @@
 """Announcements of the kernel that a device came, changed or went (netlink, kobject_uevent).
 
-The content of an announcement is not parsed: whoever waits for a device looks at sysfs again.
+Of an announcement only the path of the device is of use: whoever waits looks at sysfs again.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 
 NETLINK_KOBJECT_UEVENT = 15
@@ -37,16 +38,26 @@ def drain(events: socket.socket) -> int:
 
     Raises OSError when the socket is broken.
     """
+    return len(read_announcements(events))
+
+
+def read_announcements(events: socket.socket) -> list[str]:
+    """Read everything that waits in the socket: `action@device`, the path below /sys.
+
+    Some are "" when the kernel had to drop others, which may have been about anything.
+    Raises OSError when the socket is broken.
+    """
     from errno import ENOBUFS
 
-    count = 0
+    found: list[str] = []
     while True:
         try:
-            events.recv(_LONGEST_MESSAGE)
+            message = events.recv(_LONGEST_MESSAGE)
         except BlockingIOError:
-            return count
+            return found
         except OSError as error:
             # The kernel dropped announcements because the buffer was full.
             if error.errno != ENOBUFS:
                 raise
-        count += 1
+            message = b""
+        found.append(os.fsdecode(message.partition(b"\0")[0]))

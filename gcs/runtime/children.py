@@ -15,6 +15,7 @@ import signal as signals
 import subprocess  # costs nothing: asyncio has imported it
 from typing import TYPE_CHECKING
 
+from gcs.linux.oom import unprotected
 from gcs.linux.pidfd import ExitStatus, open_pidfd, poll_exit, send_signal
 from gcs.linux.tty import set_controlling_terminal
 
@@ -187,6 +188,8 @@ class Children:
     ) -> Child:
         """Start a process; returns when the program has been executed.
 
+        It does not inherit how the agent is protected from the kernel's killing for memory.
+
         Args:
             arguments: The argument vector; the first is looked up in PATH unless it has a slash.
             executable: The program, when it is not the first argument.
@@ -199,20 +202,21 @@ class Children:
         Raises:
             OSError: Program or directory missing, not executable, no memory.
         """
-        process = subprocess.Popen(
-            arguments,
-            executable=executable,
-            env=environment,
-            cwd=directory,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            process_group=0 if leads_group else None,
-            start_new_session=terminal,
-            # A terminal can only be acquired by the process itself.  Nothing else asks for a
-            # function here: it costs a fork instead of a vfork.
-            preexec_fn=_acquire_terminal if terminal else None,  # noqa: PLW1509
-        )
+        with unprotected():
+            process = subprocess.Popen(
+                arguments,
+                executable=executable,
+                env=environment,
+                cwd=directory,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                process_group=0 if leads_group else None,
+                start_new_session=terminal,
+                # A terminal can only be acquired by the process itself.  Nothing else asks for a
+                # function here: it costs a fork instead of a vfork.
+                preexec_fn=_acquire_terminal if terminal else None,  # noqa: PLW1509
+            )
         # Not Popen reaps it but we, and Popen is not to complain that it still runs.
         process.returncode = 0
         return Child(self._children, process.pid, open_pidfd(process.pid))

@@ -1,4 +1,14 @@
-"""Memory of the VM: what containers may have, what the agent uses, and who ran out (spec 4.7)."""
+"""Memory of the VM: what containers may have, what the agent uses, and who ran out (spec 4.7).
+
+The agent is protected in three ways.  Containers together can't have all of the memory; what is in
+``/gcs`` is reclaimed last; and where memory runs out all the same, the agent and the programs of
+the image above it are killed last (:mod:`gcs.linux.oom`).
+
+What the agent starts for a host, the container runtime included, is in ``/gcs`` as well, as with
+the reference: moving a process costs the kernel a grace period, during which nothing in the VM can
+fork.  It has the ordinary score, so it goes before the agent, and the runtime takes turns
+(:mod:`gcs.runtime.turns`).
+"""
 
 from __future__ import annotations
 
@@ -11,21 +21,30 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from gcs.cgroup.events import MemoryEvents
 from gcs.cgroup.limits import pods_memory_limit, total_memory
 from gcs.cgroup.memory_log import log_memory_event
-from gcs.protocol.errors import GcsError
+from gcs.linux import oom, uevent
+from gcs.linux.ancestors import ancestors, executable
+from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.requests import Message
 from gcs.runtime.pods.kind import PODS_CGROUP
 from gcs.storage.driver import ResourceDriver
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine
 
     from gcs.cgroup.cgroup import Cgroup, CgroupManager
+    from gcs.cgroup.events import MemoryWatch
 
 logger = logging.getLogger(__name__)
 
 AGENT_CGROUP: Final = "/gcs"
 #: Seconds between two looks at the memory of the VM, to which a host can add some.
 REFRESH_SECONDS: Final = 60.0
+#: The kernel announces memory block by block: as long as that goes on the limit may wait (seconds).
+_SETTLE_SECONDS: Final = 0.2
+_MEMORY_DEVICES: Final = "/devices/system/memory/"
+#: What the image executes lives here, and nothing else does.
+_GUEST_PREFIX: Final = "/usr/lib/gcs/"
 
 
 class MemoryOptions(NamedTuple):
@@ -49,6 +68,7 @@ class VmMemory:
         pods: Path of the first one.
         agent: Path of the second one.
         pid: The agent; by default this process.
+        open_events: Announcements of the kernel; see :mod:`gcs.linux.uevent`.
     """
 
     def __init__(
@@ -59,13 +79,19 @@ class VmMemory:
         pods: str = PODS_CGROUP,
         agent: str = AGENT_CGROUP,
         pid: int | None = None,
+        open_events: Callable[[], socket.socket] = uevent.open_socket,
     ) -> None:
         self._cgroups = cgroups
         self._options = options
         self._pods = cgroups.group(pods)
         self._agent = cgroups.group(agent)
         self._pid = os.getpid() if pid is None else pid
+        self._open_announcements = open_events
+        self._announcements: socket.socket | None = None
+        self._settling: asyncio.TimerHandle | None = None
+        self._refused = ""
         self._events = MemoryEvents()
+        self._watches: dict[str, MemoryWatch] = {}
         self._started = time.time_ns()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -78,10 +104,14 @@ class VmMemory:
         self._cgroups.prepare()
         self._pods.create()
         self.refresh()
+        self._pods.protect_memory(0)
         self._agent.create()
-        self._agent.add_process(self._pid)
-        self._events.watch_oom(self._pods, self._report_pods)
-        self._events.watch_threshold(self._agent, self._options.agent_limit, self._report_agent)
+        self._protect_agent()
+        events, pods, agent = self._events, self._pods, self._agent
+        limit = self._options.agent_limit
+        self._watches[pods.path] = events.watch_oom(pods, self._report_pods)
+        self._watches[agent.path] = events.watch_threshold(agent, limit, self._report_agent)
+        self._listen()
         self._run(self._refresh_forever())
 
     def refresh(self) -> None:
@@ -97,16 +127,66 @@ class VmMemory:
     def close(self) -> None:
         """Stop watching; the control groups stay, with their limits."""
         self._events.close()
+        if self._settling is not None:
+            self._settling.cancel()
+        if self._announcements is not None:
+            asyncio.get_running_loop().remove_reader(self._announcements)
+            self._announcements.close()
+            self._announcements = None
         for task in self._tasks:
             task.cancel()
 
-    def _report_pods(self, kills: int) -> None:
-        self._log(self._pods, self._pods.memory_limit, kills)
+    def _protect_agent(self) -> None:
+        self._agent.protect_memory(min(self._options.agent_limit, self._options.reserve))
+        self._agent.add_process(self._pid)
+        if self._pid == os.getpid():
+            try:
+                oom.protect_this_process()
+            except OSError as error:
+                raise GcsError(f"the agent can't be protected: {error_text(error)}") from error
+        for pid in ancestors(self._pid):
+            if executable(pid).startswith(_GUEST_PREFIX):
+                self._protect_ancestor(pid)
+
+    def _protect_ancestor(self, pid: int) -> None:
+        """Protect PID 1 or a relay; without that the VM is good enough."""
+        try:
+            oom.set_score(pid, oom.PROTECTED)
+            self._agent.add_process(pid)
+        except (OSError, GcsError) as error:
+            text = "process %d, above the agent, is not protected: %s"
+            logger.warning(text, pid, error_text(error))
+
+    def _listen(self) -> None:
+        """Have the kernel tell of memory that the host adds."""
+        try:
+            self._announcements = self._open_announcements()
+        except OSError as error:
+            text = "memory that is added is noticed after %g s at the latest: %s"
+            logger.warning(text, REFRESH_SECONDS, error_text(error))
+            return
+        asyncio.get_running_loop().add_reader(self._announcements, self._on_announcements)
+
+    def _on_announcements(self) -> None:
+        assert self._announcements is not None
+        for announced in uevent.read_announcements(self._announcements):
+            if (not announced or _MEMORY_DEVICES in announced) and self._settling is None:
+                loop = asyncio.get_running_loop()
+                self._settling = loop.call_later(_SETTLE_SECONDS, self._settled)
+
+    def _settled(self) -> None:
+        self._settling = None
+        self._run(self._try_to_refresh())
+
+    def _report_pods(self, _: int) -> None:
+        self._log(self._pods, self._pods.memory_limit)
 
     def _report_agent(self, _: int) -> None:
-        self._log(self._agent, lambda: self._options.agent_limit, 1)
+        self._log(self._agent, lambda: self._options.agent_limit)
 
-    def _log(self, group: Cgroup, threshold: Callable[[], int], count: int) -> None:
+    def _log(self, group: Cgroup, threshold: Callable[[], int]) -> None:
+        count = self._watches[group.path].count
+
         async def write() -> None:
             limit = await asyncio.to_thread(threshold)
             await log_memory_event(group, threshold=limit, count=count, started=self._started)
@@ -121,10 +201,18 @@ class VmMemory:
     async def _refresh_forever(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            try:
-                await asyncio.to_thread(self.refresh)
-            except GcsError as error:
+            await self._try_to_refresh()
+
+    async def _try_to_refresh(self) -> None:
+        """Refresh; why that can't be done is logged once, not each minute."""
+        refused = ""
+        try:
+            await asyncio.to_thread(self.refresh)
+        except GcsError as error:
+            refused = str(error)
+            if refused != self._refused:
                 logger.warning("memory of containers: %s", error)
+        self._refused = refused
 
 
 class PodMemoryDriver(ResourceDriver[Message]):

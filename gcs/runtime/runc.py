@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gcs.cgroup.limits import total_memory
 from gcs.protocol.errors import GcsError, InvalidJsonError
 from gcs.runtime.children import NULL
 from gcs.runtime.oci import RuntimeProcess
 from gcs.runtime.operation import Operation
 from gcs.runtime.runtime_errors import runtime_error
+from gcs.runtime.turns import Turns, calls_at_once
 from gcs.storage.driver import in_thread
 from gcs.storage.mounts import KernelMounts, unmount_all_under
 
@@ -43,9 +45,19 @@ class Runc:
         state_directory: For files that live as long as a call.
         root: Where the runtime keeps what it knows of containers.
         time_limit: Seconds after which a call is killed.
+        at_once: How many calls may make processes, and how many others may run, at the same time.
     """
 
-    __slots__ = ("_children", "_name", "_program", "_root", "_state_directory", "_time_limit")
+    __slots__ = (
+        "_children",
+        "_making",
+        "_managing",
+        "_name",
+        "_program",
+        "_root",
+        "_state_directory",
+        "_time_limit",
+    )
 
     def __init__(
         self,
@@ -55,6 +67,7 @@ class Runc:
         state_directory: str = STATE_DIRECTORY,
         root: str = ROOT,
         time_limit: float = TIME_LIMIT,
+        at_once: int | None = None,
     ) -> None:
         self._children = children
         self._program = program
@@ -62,6 +75,10 @@ class Runc:
         self._state_directory = state_directory
         self._root = root
         self._time_limit = time_limit
+        if at_once is None:
+            at_once = calls_at_once(total_memory())
+        # Two queues: killing a container must not wait until fifty others have been made.
+        self._making, self._managing = Turns(at_once), Turns(at_once)
 
     async def create(
         self, container_id: str, bundle: str, descriptors: ChildDescriptors | None
@@ -134,12 +151,13 @@ class Runc:
             stdio = (NULL, NULL, NULL)
         else:
             stdio = (descriptors.stdin, descriptors.stdout, descriptors.stderr)
-        with self._children.expect() as newcomers:
-            await self._run(operation, [*command, container_id], stdio, self._time_limit)
-            try:
-                child = newcomers.adopt(operation.read_pid())
-            except ProcessLookupError as error:
-                raise GcsError(f"{self._name} {command[0]} {container_id}: {error}") from error
+        async with self._making.taken():
+            with self._children.expect() as newcomers:
+                await self._run(operation, [*command, container_id], stdio, self._time_limit)
+                try:
+                    child = newcomers.adopt(operation.read_pid())
+                except ProcessLookupError as error:
+                    raise GcsError(f"{self._name} {command[0]} {container_id}: {error}") from error
         try:
             console = operation.receive_console() if descriptors is None else None
         except BaseException:
@@ -158,7 +176,8 @@ class Runc:
                 opened.callback(os.close, source)
             output = operation.create_output()
             limit = self._time_limit if time_limit is None else time_limit
-            await self._run(operation, list(command), (source, output, output), limit)
+            async with self._managing.taken():
+                await self._run(operation, list(command), (source, output, output), limit)
             return operation.read_output()
 
     async def _run(

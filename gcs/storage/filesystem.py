@@ -6,6 +6,7 @@ import os
 import subprocess  # costs nothing: asyncio has imported it
 from typing import TYPE_CHECKING, Final
 
+from gcs.linux.oom import run_helper
 from gcs.protocol.errors import GcsError
 
 if TYPE_CHECKING:
@@ -130,14 +131,7 @@ def make_filesystem(device: str, filesystem: str, *, limit: float) -> None:
     require_formattable(filesystem, device)
     command = (*_MKFS[filesystem], device)
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=limit,
-            check=False,
-        )
+        done = run_helper(command, limit=limit)
     except FileNotFoundError as error:
         raise GcsError(
             f"format {device} as {filesystem}: {command[0]} is not in the guest's image"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import subprocess
+from contextlib import contextmanager
 from logging.handlers import QueueHandler
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gcs.cgroup import detect, memory_log, total_memory
+from gcs.cgroup.files import read_number
 from gcs.protocol.errors import GcsError
 from gcs.protocol.settings import ContainerState
+from gcs.runtime import memory as memory_module
 from gcs.runtime.memory import MemoryOptions, PodMemoryDriver, VmMemory
 
 if TYPE_CHECKING:
@@ -45,11 +49,20 @@ def agent() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 async def events() -> AsyncIterator[asyncio.Queue[LogRecord]]:
     """Log entries about memory events."""
+    with entries_of(memory_log.__name__) as queue:
+        yield queue
+
+
+@contextmanager
+def entries_of(name: str) -> Iterator[asyncio.Queue[LogRecord]]:
     queue: asyncio.Queue[LogRecord] = asyncio.Queue()
     handler = QueueHandler(queue)
-    logger = logging.getLogger(memory_log.__name__)
+    logger = logging.getLogger(name)
+    level = logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     yield queue
+    logger.setLevel(level)
     logger.removeHandler(handler)
 
 
@@ -90,6 +103,39 @@ async def test_containers_that_run_out_of_memory_are_logged(
     fields = vars(entry)["fields"]
     assert (fields["cgroup"], fields["thresholdBytes"]) == (PODS, 32 * MIB)
     assert entry.levelno == logging.WARNING
+
+
+async def test_memory_that_is_added_counts_at_once(
+    cgroups: CgroupManager, agent: subprocess.Popen[bytes]
+) -> None:
+    announcer, events = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    options = MemoryOptions(64 * MIB, agent_limit=1 << 40)
+    memory = VmMemory(
+        cgroups, options, pods=PODS, agent=AGENT, pid=agent.pid, open_events=lambda: events
+    )
+    with announcer, entries_of(memory_module.__name__) as entries:
+        memory.start()
+        await entries.get()
+        try:
+            pods = cgroups.group(PODS)
+            expected = pods.memory_limit()
+            pods.set_memory_limit(128 * MIB)
+            announcer.send(b"add@/devices/virtual/net/lo\0ACTION=add\0")
+            announcer.send(b"online@/devices/system/memory/memory40\0ACTION=online\0")
+            async with asyncio.timeout(30):
+                assert f"is {expected} bytes" in (await entries.get()).getMessage()
+            assert pods.memory_limit() == expected
+        finally:
+            memory.close()
+
+
+async def test_the_agent_gives_way_last(
+    cgroups: CgroupManager, agent: subprocess.Popen[bytes]
+) -> None:
+    start(cgroups, agent.pid, 64 * MIB).close()
+    name = "memory.min" if cgroups.version == "v2" else "memory.soft_limit_in_bytes"
+    files = [f"{cgroups.group(path).memory_directory()}/{name}" for path in (PODS, AGENT)]
+    assert [read_number(path) for path in files] == [0, 64 * MIB]
 
 
 async def test_a_vm_that_is_too_small(

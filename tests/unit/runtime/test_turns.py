@@ -1,0 +1,84 @@
+"""How many calls of the container runtime run at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gcs.runtime.turns import Turns, calls_at_once
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("memory", "calls"), [(0, 2), (GIB // 4, 2), (GIB, 8), (GIB - 1, 7), (64 * GIB, 512)]
+)
+def test_calls_by_memory(memory: int, calls: int) -> None:
+    assert calls_at_once(memory) == calls
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_no_more_than_there_are_and_in_order() -> None:
+    turns = Turns(2)
+    running: list[int] = []
+    ends = [asyncio.Event() for _ in range(4)]
+
+    async def call(number: int) -> None:
+        async with turns.taken():
+            running.append(number)
+            await ends[number].wait()
+
+    tasks = [asyncio.create_task(call(number)) for number in range(4)]
+    await settle()
+    assert running == [0, 1]
+    ends[1].set()
+    await settle()
+    assert running == [0, 1, 2]
+    # Who gives up waiting takes no turn with it, nor does who fails.
+    tasks[0].cancel()
+    await settle()
+    assert running == [0, 1, 2, 3]
+    ends[2].set()
+    ends[3].set()
+    await asyncio.wait(tasks)
+    async with turns.taken(), turns.taken():
+        pass
+
+
+async def test_who_waits_is_not_held_up_for_ever() -> None:
+    turns = Turns(1, longest=0.01)
+    async with turns.taken(), turns.taken():
+        pass
+    # Each turn was given back once only.
+    limited = Turns(1, longest=3600)
+    async with limited.taken():
+        waiting = asyncio.create_task(limited.taken().__aenter__())
+        await settle()
+        assert not waiting.done()
+        waiting.cancel()
+
+
+async def test_a_turn_that_was_given_up_is_not_given_back_again() -> None:
+    turns = Turns(1, longest=0.01)
+    async with turns.taken(), turns.taken():
+        pass
+    order: list[str] = []
+    end = asyncio.Event()
+
+    async def call(name: str) -> None:
+        async with turns.taken():
+            order.append(name)
+            await end.wait()
+
+    turns._longest = 3600
+    tasks = [asyncio.create_task(call(name)) for name in "ab"]
+    await settle()
+    assert order == ["a"]
+    end.set()
+    await asyncio.wait(tasks)
+    assert order == ["a", "b"]
