@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("memory", "calls"), [(0, 2), (GIB // 4, 2), (GIB, 8), (GIB - 1, 7), (64 * GIB, 512)]
+    ("memory", "calls"), [(0, 2), (GIB // 2, 2), (GIB, 5), (3 * GIB, 16), (3 * GIB - 1, 15)]
 )
 def test_calls_by_memory(memory: int, calls: int) -> None:
     assert calls_at_once(memory) == calls
