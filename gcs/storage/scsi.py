@@ -158,6 +158,8 @@ class ScsiBus:
         mounted = [entry.target for entry in read_mounts() if entry.device in numbers]
         if mounted:
             raise GcsError(f"eject {address}: still mounted at {', '.join(mounted[:5])}")
+        if holders := self._holders(f"{device}/block"):
+            raise GcsError(f"eject {address}: still a part of {', '.join(holders[:5])}")
         try:
             # The kernel refuses to open it for anything else than writing.
             descriptor = os.open(f"{device}/delete", os.O_WRONLY | os.O_CLOEXEC)
@@ -168,6 +170,14 @@ class ScsiBus:
         except OSError as error:
             if error.errno not in (ENOENT, ENODEV, ENXIO):
                 raise GcsError(f"eject {address}: {error_text(error)}") from error
+
+    def _holders(self, block: str) -> list[str]:
+        """Names of the mapped devices that are made of a disk in a `block` directory."""
+        return [
+            _read(f"{self._system}/block/{holder}/dm/name") or holder
+            for place in _disks_and_partitions(block)
+            for holder in _entries(f"{block}/{place}/holders")
+        ]
 
 
 class _Search:
@@ -235,11 +245,15 @@ def _check_controller(controller: int) -> None:
 
 def _block_numbers(block: str) -> set[str]:
     """`major:minor` of the disk in a `block` directory and of its partitions."""
-    numbers = set()
+    return {_read(f"{block}/{place}/dev") for place in _disks_and_partitions(block)} - {""}
+
+
+def _disks_and_partitions(block: str) -> list[str]:
+    """Directories of the disk in a `block` directory, and of all that may be a partition of it."""
+    places = []
     for disk in _entries(block):
-        for place in (disk, *(f"{disk}/{name}" for name in _entries(f"{block}/{disk}"))):
-            numbers.add(_read(f"{block}/{place}/dev"))
-    return numbers - {""}
+        places += [disk, *(f"{disk}/{name}" for name in _entries(f"{block}/{disk}"))]
+    return places
 
 
 def _entries(directory: str) -> list[str]:
