@@ -412,3 +412,18 @@ async def test_disks_that_are_refused(lab: Lab) -> None:
         await lab.remove(DISK, layer(good, "/run/t/x"))
         for lun in (damaged, good):
             await lab.eject(lun)
+
+
+@pytest.mark.timeout(300)
+async def test_two_hundred_disks_come_and_go(lab: Lab) -> None:
+    image = make_layer(lab.image(), "ext4", {"f": "x"}, size=MIB)
+    root = make_verified(checked := lab.image(), "erofs", {"f": "x"})
+    async with nothing_left(lab):
+        for number in range(200):
+            with_hashes = number % 8 == 0
+            lun = await lab.plug(checked if with_hashes else image)
+            info = VerityInfo(root_digest=root) if with_hashes else None
+            settings = layer(lun, "/run/t/cycle", verity_info=info)
+            await lab.add(DISK, settings)
+            await lab.remove(DISK, settings)
+            await lab.eject(lun)
