@@ -6,6 +6,7 @@
 #   BASE               root file system to lay the delta over: tar or cpio, gzipped or not
 #                      (default: built from Debian's packages)
 #   SOURCE_DATE_EPOCH  time of every file, in seconds (default: time of the last commit)
+#   ARCH               machine it is for: amd64 or arm64 (default: this machine's)
 #   OUT, BUILD         where products and intermediate files go (default: out, build)
 #   PYTHON             interpreter of the virtual environment (default: .venv/bin/python3)
 set -eu
@@ -34,6 +35,6 @@ packages=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'
 
 [ $# -gt 0 ] || set -- base delta initrd compress rootfs kernel qemu busybox
 exec env LC_ALL=C.UTF-8 TZ=UTC "$PYTHON" -B -m scripts.image \
-    --out "${OUT:-out}" --build "${BUILD:-build}" ${BASE:+--base "$BASE"} \
+    ${ARCH:+--arch "$ARCH"} --out "${OUT:-out}" --build "${BUILD:-build}" ${BASE:+--base "$BASE"} \
     --site-packages "$packages" \
     --epoch "$epoch" --commit "$commit" --branch "$branch" "$@"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scripts.image import archive, base, cpio, native, tarball
+from scripts.image.architecture import ARCHITECTURES, this_machine
 from scripts.image.errors import BuildError
 from scripts.image.kernel import Kernel
 from scripts.image.lock import locked
@@ -26,14 +27,18 @@ class Steps:
         self._repository = Path(__file__).resolve().parents[2]
         self._build: Path = options.build.resolve()
         self._out: Path = options.out.resolve()
-        self._cache = PackageCache(self._build / "cache")
+        self._architecture = ARCHITECTURES[options.arch]
+        self._cache = PackageCache(self._build / "cache", self._architecture)
 
     def delta(self) -> None:
         """Make delta.tar.gz: the Python prefix, the commands and the build information."""
         packages = self._options.site_packages.resolve()
-        prefix = PythonPrefix(self._cache, self._repository, packages, self._build)
+        prefix = PythonPrefix(
+            self._cache, self._repository, packages, self._build, self._architecture
+        )
         tree = prefix.build()
-        native.compile_reaper(self._repository, self._build / "reaper")
+        compiler = native.Compiler(self._cache, self._architecture)
+        compiler.compile_reaper(self._repository, self._build / "reaper")
         tree.put(native.REAPER, file_on_disk(self._build / "reaper", 0o755))
         tree.add_disk_tree(self._repository / "rootfs")
         # Python seeds its hashes before /init can mount anything, and falls back on this device
@@ -46,7 +51,7 @@ class Steps:
 
     def base(self) -> None:
         """Make build/base.tar, the default base."""
-        self._write_tar(base.build(self._cache), self._build / "base.tar")
+        self._write_tar(base.build(self._cache, self._architecture), self._build / "base.tar")
 
     def initrd(self) -> None:
         """Make build/initrd.cpio: the base, and the delta laid over it."""
@@ -74,7 +79,7 @@ class Steps:
 
     def kernel(self) -> None:
         """Make vmlinux and modules.cpio from Debian's kernel package."""
-        kernel = Kernel(self._cache, self._build)
+        kernel = Kernel(self._cache, self._build, self._architecture)
         with archive.replacing(self._out / "modules.cpio") as out:
             cpio.write(kernel.modules(), out, self._options.epoch)
         with archive.replacing(self._out / "vmlinux") as out:
@@ -89,7 +94,7 @@ class Steps:
 
     def busybox(self) -> None:
         """Make busybox.tar, the root file system of a container when the user names none."""
-        self._write_tar(base.container_root(self._cache), self._out / "busybox.tar")
+        self._write_tar(base.container_root(self._cache, self._architecture), self._out / "busybox.tar")
 
     def _write_tar(self, tree: Tree, path: Path) -> None:
         with archive.replacing(path) as out:
@@ -125,6 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="build_initrd", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where products go")
     parser.add_argument("--build", type=Path, required=True, help="where everything else goes")
+    parser.add_argument("--arch", choices=ARCHITECTURES, default=this_machine().name)
     parser.add_argument("--base", type=Path, help="root file system to use, tar or cpio")
     parser.add_argument("--site-packages", type=Path, required=True)
     parser.add_argument("--epoch", type=int, required=True, help="time of every file, in seconds")

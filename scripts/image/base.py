@@ -10,6 +10,7 @@ from scripts.image.errors import BuildError, run
 from scripts.image.tree import Tree, directory, file_on_disk, regular, symlink
 
 if TYPE_CHECKING:
+    from scripts.image.architecture import Architecture
     from scripts.image.packages import PackageCache
 
 PROGRAMS = {
@@ -109,8 +110,12 @@ _CONTAINER_DIRECTORIES = (
 )
 
 
-def build(cache: PackageCache) -> Tree:
+def build(cache: PackageCache, architecture: Architecture) -> Tree:
     """Return the default base root file system.
+
+    Parameters:
+        cache: where packages come from.
+        architecture: of the machine that runs it.
 
     Raises:
         BuildError: a package lacks a program, or none has a library that a program needs.
@@ -119,7 +124,7 @@ def build(cache: PackageCache) -> Tree:
     tree = Tree()
     for path, mode in _DIRECTORIES.items():
         tree.put(path, directory(mode))
-    _add_applets(tree, folders["busybox-static"] / "bin/busybox")
+    _add_applets(tree, folders["busybox-static"] / "bin/busybox", architecture)
     programs = []
     for package, paths in PROGRAMS.items():
         for path in paths:
@@ -130,8 +135,8 @@ def build(cache: PackageCache) -> Tree:
             programs.append(program)
     for file, place in elf.Libraries(folders.values()).closure(programs).values():
         tree.put(place, file_on_disk(file, 0o755))
-    loader = folders["libc6"] / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
-    tree.put("lib64/ld-linux-x86-64.so.2", file_on_disk(loader, 0o755))
+    loader = folders["libc6"] / "lib" / architecture.triplet / architecture.loader
+    tree.put(architecture.loader_link, file_on_disk(loader, 0o755))
     for path, target in _LINKS.items():
         tree.put(path, symlink(target))
     tree.put("etc/mke2fs.conf", file_on_disk(folders["e2fsprogs"] / "etc/mke2fs.conf", 0o644))
@@ -159,7 +164,7 @@ def complete(tree: Tree) -> None:
     tree.nodes["var/run"] = symlink("/run")
 
 
-def container_root(cache: PackageCache) -> Tree:
+def container_root(cache: PackageCache, architecture: Architecture) -> Tree:
     """Return the root file system of the container that runs when the user names none."""
     (folder,) = cache.unpack(["busybox-static"])
     tree = Tree()
@@ -168,15 +173,15 @@ def container_root(cache: PackageCache) -> Tree:
     tree.put("root", directory(0o700))
     tree.put("tmp", directory(0o1777))
     tree.put("var/tmp", directory(0o1777))
-    _add_applets(tree, folder / "bin/busybox")
+    _add_applets(tree, folder / "bin/busybox", architecture)
     for path in ("etc/passwd", "etc/group", "etc/hosts", "etc/nsswitch.conf"):
         tree.put(path, regular(_ETC[path].encode()))
     return tree
 
 
-def _add_applets(tree: Tree, busybox: Path) -> None:
+def _add_applets(tree: Tree, busybox: Path, architecture: Architecture) -> None:
     tree.put("bin/busybox", file_on_disk(busybox, 0o755))
-    for path in run([busybox, "--list-full"]).split():
+    for path in run(architecture.command(str(busybox), "--list-full")).split():
         if path not in _NO_APPLETS:
             up = "../" * (path.count("/") - 1)
             there = "busybox" if path.startswith("bin/") else f"../{up}bin/busybox"

@@ -89,7 +89,7 @@ class Libraries:
         self._files: dict[str, tuple[Path, str]] = {}
         for root in roots:
             for folder in ("lib", "usr/lib"):
-                for path in sorted((root / folder / "x86_64-linux-gnu").glob("*.so*")):
+                for path in sorted((root / folder).glob("*-linux-gnu/*.so*")):
                     place = path.relative_to(root).as_posix()
                     self._files.setdefault(path.name, (path, place))
 

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from scripts.image.architecture import Architecture
     from scripts.image.packages import PackageCache
-
-PACKAGE = "linux-image-amd64"
-"""The package that depends on the newest kernel of the distribution."""
 
 LOAD_AT_BOOT = (
     "virtio",
@@ -99,6 +97,19 @@ _SOON = ("crc32c_generic", "dm-mod", "ext4")
 _BIG = 300_000
 """Bytes from which a module that is rarely loaded is compressed."""
 
+_ABSENT = {
+    "arm64": frozenset(
+        (
+            "crct10dif_generic",
+            "virtio_pci_legacy_dev",
+            "virtio_pci_modern_dev",
+            "virtio_pmem",
+        )
+    )
+}
+"""Architecture to modules that its kernel has not, or has built in under another name."""
+
+_ARM64_MAGIC = b"ARM\x64"
 _SETUP_MAGIC = b"HdrS"
 _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
     b"\xfd7zXZ\0": lambda data: lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(data),
@@ -115,10 +126,12 @@ class Kernel:
         BuildError: the package cannot be had, or holds no kernel.
     """
 
-    def __init__(self, cache: PackageCache, work: Path) -> None:
-        names = [name for name in cache.depends(PACKAGE) if name.startswith("linux-image-")]
+    def __init__(self, cache: PackageCache, work: Path, architecture: Architecture) -> None:
+        self._architecture = architecture
+        package = architecture.kernel_package
+        names = [name for name in cache.depends(package) if name.startswith("linux-image-")]
         if not names:
-            raise BuildError(f"package {PACKAGE} depends on no kernel package")
+            raise BuildError(f"package {package} depends on no kernel package")
         (self._root,) = cache.unpack(names[:1])
         self._work = work / "modules"
         images = sorted((self._root / "boot").glob("vmlinuz-*"))
@@ -130,6 +143,8 @@ class Kernel:
     def vmlinux(self) -> bytes:
         """Return the uncompressed kernel, which boots faster than the bzImage under emulation."""
         data = self._image.read_bytes()
+        if data[0x38:0x3C] == _ARM64_MAGIC:
+            return data  # is uncompressed as it comes
         if data[0x202:0x206] != _SETUP_MAGIC:
             raise BuildError(f"{self._image}: is no bzImage")
         setup = (data[0x1F1] or 4) + 1
@@ -152,13 +167,14 @@ class Kernel:
         folder.mkdir(parents=True)
         for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
             shutil.copyfile(source / name, folder / name)
-        plain = set(_with_dependencies(source, (*LOAD_AT_BOOT, *_SOON)))
-        for path in _with_dependencies(source, CARRIED):
+        plain = set(_with_dependencies(source, self._carried((*LOAD_AT_BOOT, *_SOON))))
+        for path in _with_dependencies(source, self._carried(CARRIED)):
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             # Without type information (and so without Debian's signature) a module loads in two
             # thirds of the time.
-            run(["objcopy", "--strip-debug", "--remove-section=.BTF", path, target])
+            objcopy = self._architecture.tool("objcopy")
+            run([objcopy, "--strip-debug", "--remove-section=.BTF", path, target])
             if path not in plain and target.stat().st_size > _BIG:
                 # A megabyte more or less in the initrd is 15 ms of boot time under emulation. Both
                 # kmod and busybox unpack xz, the latter with this check only.
@@ -166,16 +182,21 @@ class Kernel:
                 target.with_name(f"{target.name}.xz").write_bytes(packed)
                 target.unlink()
         run(["depmod", "-b", self._work, self.release])
-        return _tree(folder, f"lib/modules/{self.release}")
+        load = self._carried(LOAD_AT_BOOT)
+        return _tree(folder, f"lib/modules/{self.release}", load)
+
+    def _carried(self, names: tuple[str, ...]) -> list[str]:
+        absent = _ABSENT.get(self._architecture.name, frozenset())
+        return [name for name in names if name not in absent]
 
 
-def _tree(folder: Path, place: str) -> Tree:
+def _tree(folder: Path, place: str, load_at_boot: Iterable[str]) -> Tree:
     tree = Tree()
     built_in = {_name(line) for line in (folder / "modules.builtin").read_text().splitlines()}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in ("modules.symbols", "modules.symbols.bin"):
             tree.put(f"{place}/{path.relative_to(folder)}", file_on_disk(path, 0o644))
-    load = [name for name in LOAD_AT_BOOT if name not in built_in]
+    load = [name for name in load_at_boot if _name(name) not in built_in]
     tree.put(f"{place}/modules.load", regular("".join(f"{name}\n" for name in load).encode()))
     return tree
 

@@ -13,15 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-# apt drops to the user _apt for downloads, who cannot write here, and warns about it.
+    from scripts.image.architecture import Architecture
+
+# apt drops to the user _apt for downloads, who cannot write here, and warns about it.  Options
+# rather than `dpkg --add-architecture`: the packages of this machine are not the build's to change.
 _APT_OPTIONS = ("-q", "-o", "APT::Sandbox::User=root")
 
 
 class PackageCache:
-    """Packages below one directory: `debs/<name>_<version>_<arch>.deb` and `unpacked/<name>`."""
+    """Packages below one directory: `debs/<name>_<version>_<arch>.deb` and `unpacked/<name>`.
 
-    def __init__(self, root: Path) -> None:
+    Parameters:
+        root: the directory.
+        architecture: of the packages.
+    """
+
+    def __init__(self, root: Path, architecture: Architecture) -> None:
         self._root = root
+        self._architecture = architecture
         self._debs = root / "debs"
         self._unpacked = root / "unpacked"
 
@@ -46,15 +55,33 @@ class PackageCache:
         return files
 
     def _download(self, names: list[str]) -> None:
-        command = ["apt-get", *_APT_OPTIONS, "download", *names]
+        options = [*_APT_OPTIONS, *self._foreign_options()]
+        command = ["apt-get", *options, "download", *names]
         try:
             run(command, cwd=self._debs)
         except BuildError:
-            if os.geteuid() != 0:
+            if self._architecture.native and os.geteuid() != 0:
                 raise
-            # Old package lists name versions that the mirror has no more.
-            run(["apt-get", *_APT_OPTIONS, "update"])
+            # Old package lists name versions that the mirror has no more; a foreign architecture
+            # has none to begin with.
+            run(["apt-get", *options, "update"])
             run(command, cwd=self._debs)
+
+    def _foreign_options(self) -> list[str]:
+        """Return what makes apt-get see another architecture, with lists of its own."""
+        if self._architecture.native:
+            return []
+        lists = self._root / "lists"
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        values = {
+            "APT::Architecture": self._architecture.name,
+            "APT::Architectures": self._architecture.name,
+            "Dir::State::Lists": lists,
+            "Dir::State::status": "/dev/null",
+            "Dir::Cache::pkgcache": "",
+            "Dir::Cache::srcpkgcache": "",
+        }
+        return [word for key, value in values.items() for word in ("-o", f"{key}={value}")]
 
     def unpack(self, names: Iterable[str]) -> list[Path]:
         """Return directories with the content of packages."""

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 from scripts.image import elf, imports
 from scripts.image.errors import BuildError, run
+from scripts.image.foreign import ForeignModules
 from scripts.image.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from scripts.image.architecture import Architecture
     from scripts.image.packages import PackageCache
 
 PREFIX = "/usr/lib/gcs"
-LOADER = "ld-linux-x86-64.so.2"
 
 PACKAGES = (
     "libc6",
@@ -74,12 +75,19 @@ class PythonPrefix:
         repository: root of the sources.
         site_packages: where the third-party packages are installed.
         work: directory for everything intermediate.
+        architecture: of the machine that runs it.
     """
 
     def __init__(
-        self, cache: PackageCache, repository: Path, site_packages: Path, work: Path
+        self,
+        cache: PackageCache,
+        repository: Path,
+        site_packages: Path,
+        work: Path,
+        architecture: Architecture,
     ) -> None:
         self._cache = cache
+        self._architecture = architecture
         self._repository = repository
         self._site_packages = site_packages
         self._full = work / "python"
@@ -93,6 +101,11 @@ class PythonPrefix:
     def build(self) -> Tree:
         """Build and check the prefix, and return it as a tree."""
         self._cache.unpack_together(PACKAGES, self._full)
+        if not self._architecture.native:
+            foreign = ForeignModules(
+                self._cache, self._site_packages, self._work / "foreign", self._architecture
+            )
+            self._site_packages = foreign.build()
         sources = imports.modules_of(self._repository / "gcs")
         runnable = [name for name in sources if not name.endswith("__main__")]
         names = sorted({*runnable, *imports.imported_names(sources), *LAZY} - set(LEFT_OUT))
@@ -171,14 +184,14 @@ class PythonPrefix:
             shutil.copyfile(path, target)
             target.chmod(0o755)
             if not path.is_relative_to(self._full):  # Debian's are stripped already
-                run(["strip", "--strip-unneeded", target])
+                run([self._architecture.tool("strip"), "--strip-unneeded", target])
             if elf.dynamic(target.read_bytes()).search:
                 run(["patchelf", "--remove-rpath", target])
         libraries = elf.Libraries([self._full]).closure([python, *extensions])
         for name, (path, _) in sorted(libraries.items()):
             shutil.copyfile(path, self._lib / name)
             (self._lib / name).chmod(0o755)
-        interpreter = f"{PREFIX}/lib/{LOADER}"
+        interpreter = f"{PREFIX}/lib/{self._architecture.loader}"
         run(["patchelf", "--set-interpreter", interpreter, python])
         # DT_RPATH, unlike DT_RUNPATH, holds for the libraries of libraries, too, and comes before
         # LD_LIBRARY_PATH; so the libraries themselves need no patching.
@@ -195,7 +208,7 @@ class PythonPrefix:
             expected = (f"{PREFIX}/lib",) if program else ()
             if wants.search != expected:
                 raise BuildError(f"{path}: library search path is {wants.search}")
-            if program and wants.interpreter != f"{PREFIX}/lib/{LOADER}":
+            if program and wants.interpreter != f"{PREFIX}/lib/{self._architecture.loader}":
                 raise BuildError(f"{path}: loader is {wants.interpreter}")
             missing = sorted(set(wants.needed) - inside)
             if missing:
@@ -206,23 +219,30 @@ class PythonPrefix:
         code = (self._guest / "check.py").read_text()
         python = f"{PREFIX}/bin/python3"
         enter = ["chroot"] if os.geteuid() == 0 else ["unshare", "-r", "chroot"]
-        command = [*enter, str(self._root), python, "-IS", "-c", code, PREFIX, *names]
+        words = [python, "-IS", "-c", code, PREFIX, *names]
+        emulator = self._root / "emulator"
+        if not self._architecture.native:
+            shutil.copy(_program(self._architecture.emulator), emulator)
+            words.insert(0, "/emulator")
+        command = [*enter, str(self._root), *words]
         environment = {"PATH": os.environ["PATH"]}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        emulator.unlink(missing_ok=True)
         if done.returncode != 0 or done.stderr:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise BuildError(f"the delta by itself does not run: {lines[-1]}")
 
     def _python(self, words: list[str], stdin: str = "") -> str:
         """Run the packages' own interpreter with its whole standard library."""
-        folders = (self._full / "lib/x86_64-linux-gnu", self._full / "usr/lib/x86_64-linux-gnu")
-        command = [
-            str(folders[0] / LOADER),
+        triplet = self._architecture.triplet
+        folders = (self._full / "lib" / triplet, self._full / "usr/lib" / triplet)
+        command = self._architecture.command(
+            str(folders[0] / self._architecture.loader),
             "--library-path",
             ":".join(map(str, folders)),
             str(self._full / "usr/bin/python3.11"),
             *words,
-        ]
+        )
         environment = {"PYTHONHASHSEED": "0", "LANG": "C"}
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, check=False, env=environment
@@ -231,3 +251,10 @@ class PythonPrefix:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise BuildError(f"python modules of the image: {lines[-1]}")
         return done.stdout
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise BuildError(f"{name}: not found; install the package qemu-user-static")
+    return path
