@@ -3,13 +3,20 @@
 # Variables:
 #   BASE               root file system under the agent: tar or cpio, gzipped or not
 #                      (default: built from Debian's packages)
+#   ARCH               machine the image is for: amd64 or arm64 (default: this machine's); what is made
+#                      for another machine than this one goes to out/ARCH and build/ARCH
 #   SOURCE_DATE_EPOCH  time of every file in the image (default: time of the last commit)
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python3
 IMAGE := scripts/build_initrd.sh
 BASE ?=
-export BASE
+ARCH ?= $(NATIVE)
+NATIVE := $(shell dpkg --print-architecture)
+FOREIGN := $(filter-out $(NATIVE),$(ARCH))
+OUT := out$(addprefix /,$(FOREIGN))
+BUILD := build$(addprefix /,$(FOREIGN))
+export BASE ARCH OUT BUILD
 
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
@@ -17,39 +24,44 @@ SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs er
 	gzip kmod libc6-dev libcap-dev make musl musl-tools patchelf python3 python3-dev python3-venv \
 	qemu-system-x86 runc squashfs-tools xfsprogs xz-utils
 
+# What builds for, and boots, a machine of another kind.
+CROSS_PACKAGES_arm64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm qemu-user-static
+
 SOURCES := $(shell find gcs -name '*.py' -o -name '*.c') $(shell find rootfs -type f)
 BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -path '*/files/*')
-PRODUCTS := out/delta.tar.gz out/initrd.img out/rootfs.tar.gz
-BOOT := out/vmlinux out/initrd-qemu.img out/busybox.tar
+PRODUCTS := $(OUT)/delta.tar.gz $(OUT)/initrd.img $(OUT)/rootfs.tar.gz
+BOOT := $(OUT)/vmlinux $(OUT)/initrd-qemu.img $(OUT)/busybox.tar
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup delta initrd rootfs kernel vm run test bench lint clean distclean FORCE
+.PHONY: all help setup delta initrd rootfs kernel vm run test test-arm64 bench lint clean distclean FORCE
 
 all: $(PRODUCTS) $(BOOT)
 
 help:
 	@echo 'make run      set up, build, boot a VM and run a container in it'
 	@echo 'make test     set up, build, and run every test'
-	@echo 'make all      out/delta.tar.gz, out/initrd.img, out/rootfs.tar.gz, and the files for QEMU'
+	@echo 'make all      $(OUT)/delta.tar.gz, $(OUT)/initrd.img, $(OUT)/rootfs.tar.gz, and the files for QEMU'
 	@echo 'make vm       only what booting under QEMU needs'
 	@echo 'make delta, initrd, rootfs, kernel    one product each'
 	@echo 'make setup    install system packages that are missing, make $(VENV)'
+	@echo 'make test-arm64  build for arm64, boot it under emulation, run a container in it'
 	@echo 'make bench, lint, clean, distclean'
 
-delta: out/delta.tar.gz
-initrd: out/initrd.img
-rootfs: out/rootfs.tar.gz
-kernel: out/vmlinux out/modules.cpio
+delta: $(OUT)/delta.tar.gz
+initrd: $(OUT)/initrd.img
+rootfs: $(OUT)/rootfs.tar.gz
+kernel: $(OUT)/vmlinux $(OUT)/modules.cpio
 vm: $(BOOT)
 
 # --- set-up ---------------------------------------------------------------------------------
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-setup: $(VENV)/.complete
+setup: $(VENV)/.complete $(addprefix $(VENV)/.complete-,$(FOREIGN))
 
-$(VENV)/.complete: pyproject.toml
-	@missing=$$(for package in $(SYSTEM_PACKAGES); do \
+# Install those of some packages that are missing.
+define install
+	@missing=$$(for package in $(1); do \
 		dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed \
 			|| echo $$package; done); \
 	if [ -n "$$missing" ]; then \
@@ -58,6 +70,15 @@ $(VENV)/.complete: pyproject.toml
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
 			$$missing; \
 	fi
+endef
+
+$(VENV)/.complete-%: $(VENV)/.complete
+	$(if $(CROSS_PACKAGES_$*),,$(error ARCH=$* can not be built on $(NATIVE)))
+	$(call install,$(CROSS_PACKAGES_$*))
+	@touch $@
+
+$(VENV)/.complete: pyproject.toml
+	$(call install,$(SYSTEM_PACKAGES))
 	@[ -x $(PYTHON) ] || /usr/bin/python3 -m venv $(VENV)
 	$(PYTHON) -m pip install -q --disable-pip-version-check --use-pep517 -e '.[host,dev]'
 	@touch $@
@@ -65,34 +86,34 @@ $(VENV)/.complete: pyproject.toml
 # --- image ----------------------------------------------------------------------------------
 
 # Commit, branch and time are in the image; the file changes only when they do.
-build/version: FORCE
+$(BUILD)/version: FORCE
 	@mkdir -p $(@D)
 	@{ git rev-parse HEAD; git rev-parse --abbrev-ref HEAD; git log -1 --format=%ct; \
 		echo "$$SOURCE_DATE_EPOCH" "$$BASE"; } >$@.new 2>/dev/null; \
 	if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-out/delta.tar.gz: $(SOURCES) $(BUILDER) build/version | setup
+$(OUT)/delta.tar.gz: $(SOURCES) $(BUILDER) $(BUILD)/version | setup
 	$(IMAGE) delta
 
-build/base.tar: $(BUILDER) | setup
+$(BUILD)/base.tar: $(BUILDER) | setup
 	$(IMAGE) base
 
-build/initrd.cpio: out/delta.tar.gz $(if $(BASE),$(BASE),build/base.tar)
+$(BUILD)/initrd.cpio: $(OUT)/delta.tar.gz $(if $(BASE),$(BASE),$(BUILD)/base.tar)
 	$(IMAGE) initrd
 
-out/initrd.img: build/initrd.cpio
+$(OUT)/initrd.img: $(BUILD)/initrd.cpio
 	$(IMAGE) compress
 
-out/rootfs.tar.gz: build/initrd.cpio
+$(OUT)/rootfs.tar.gz: $(BUILD)/initrd.cpio
 	$(IMAGE) rootfs
 
-out/vmlinux out/modules.cpio &: $(BUILDER) | setup
+$(OUT)/vmlinux $(OUT)/modules.cpio &: $(BUILDER) | setup
 	$(IMAGE) kernel
 
-out/initrd-qemu.img: build/initrd.cpio out/modules.cpio
+$(OUT)/initrd-qemu.img: $(BUILD)/initrd.cpio $(OUT)/modules.cpio
 	$(IMAGE) qemu
 
-out/busybox.tar: $(BUILDER) | setup
+$(OUT)/busybox.tar: $(BUILDER) | setup
 	$(IMAGE) busybox
 
 # --- everyday work --------------------------------------------------------------------------
@@ -101,13 +122,18 @@ WORTH_SEEING := echo "kernel:       $$(uname -sr)"; echo "host name:    $$(hostn
 	echo "memory limit: $$(cat /sys/fs/cgroup$$(cut -d: -f3 /proc/self/cgroup)/memory.max) bytes"
 
 run: setup vm
-	@$(VENV)/bin/uvm run --timings --memory-limit 128 --hostname a-container out/busybox.tar \
+	@$(VENV)/bin/uvm run --image-dir $(OUT) --timings --memory-limit 128 --hostname a-container $(OUT)/busybox.tar \
 		-- /bin/sh -c '$(WORTH_SEEING)'
 
 test: setup all
 	$(PYTHON) -m pytest tests/unit
 	$(PYTHON) -m pytest tests/functional
 	$(PYTHON) -m pytest tests/vm
+
+# The image for another kind of machine, which is emulated: takes minutes.
+test-arm64: setup
+	$(MAKE) ARCH=arm64 all
+	$(PYTHON) -m pytest tests/arm64
 
 bench: setup all
 	$(PYTHON) -m benchmarks
@@ -120,7 +146,8 @@ lint: setup
 # The downloaded packages stay; `make distclean` removes them and the virtual environment, too.
 clean:
 	rm -rf out
-	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
+	for folder in build build/arm64; do [ ! -d $$folder ] || \
+		find $$folder -mindepth 1 -maxdepth 1 ! -name cache ! -name arm64 -exec rm -rf {} +; done
 
 distclean:
 	rm -rf out build $(VENV)

@@ -1,5 +1,6 @@
 """What to boot, from what a person asks for."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 from uvm.errors import MissingFileError, UvmError
 from uvm.paths import image_directory, require_image_file
 from uvm.vm.accelerator import choose_accelerator
-from uvm.vm.machine import DEFAULT_AGENT, Machine
+from uvm.vm.machine import DEFAULT_AGENT, Machine, architecture_of
 from uvm.vm.virtual_machine import VsockKind, choose_vsock
 
 KERNEL: str = "vmlinux"
@@ -77,7 +78,12 @@ async def build_machine(
     kernel = options.find(KERNEL, options.kernel)
     initrd = options.find(INITRD, options.initrd)
     accelerator: str = options.accelerator
-    if accelerator == "auto":
+    architecture = architecture_of(kernel)
+    if architecture != os.uname().machine:
+        if accelerator == "kvm":
+            raise UvmError(f"KVM can't run {kernel}, a kernel for {architecture}")
+        accelerator = "tcg"
+    elif accelerator == "auto":
         accelerator = await choose_accelerator(kernel, tell)
     vsock = choose_vsock() if options.vsock == "auto" else options.vsock
     machine = Machine(
@@ -88,5 +94,6 @@ async def build_machine(
         accelerator=accelerator,
         kernel_options=options.kernel_options,
         agent=options.agent or DEFAULT_AGENT,
+        architecture=architecture,
     )
     return machine, vsock

@@ -37,8 +37,8 @@ class Steps:
             self._cache, self._repository, packages, self._build, self._architecture
         )
         tree = prefix.build()
-        compiler = native.Compiler(self._cache, self._architecture)
-        compiler.compile_reaper(self._repository, self._build / "reaper")
+        compiler = native.compiler_for(self._cache, self._architecture)
+        native.compile_reaper(self._repository, self._build / "reaper", compiler)
         tree.put(native.REAPER, file_on_disk(self._build / "reaper", 0o755))
         tree.add_disk_tree(self._repository / "rootfs")
         # Python seeds its hashes before /init can mount anything, and falls back on this device
@@ -94,7 +94,9 @@ class Steps:
 
     def busybox(self) -> None:
         """Make busybox.tar, the root file system of a container when the user names none."""
-        self._write_tar(base.container_root(self._cache, self._architecture), self._out / "busybox.tar")
+        self._write_tar(
+            base.container_root(self._cache, self._architecture), self._out / "busybox.tar"
+        )
 
     def _write_tar(self, tree: Tree, path: Path) -> None:
         with archive.replacing(path) as out:

@@ -80,8 +80,10 @@ class ForeignModules:
         (code,) = source.glob("*/_prctlmodule.c")
         triplet = self._architecture.triplet
         folders = self._cache.unpack(HEADERS)
-        headers = [f"-I{each}/usr/include{below}" for each in folders for below in ("", "/python3.11")]
-        libraries = [f"-L{each}/{place}/{triplet}" for each in folders for place in ("lib", "usr/lib")]
+        headers, libraries = [], []
+        for each in folders:
+            headers += [f"-I{each}/usr/include", f"-I{each}/usr/include/python3.11"]
+            libraries += [f"-L{each}/lib/{triplet}", f"-L{each}/usr/lib/{triplet}"]
         output = target / f"_prctl.cpython-311-{triplet}.so"
         compiler = self._architecture.tool("gcc")
         shared = ("-shared", "-fPIC", "-O2", "-DNDEBUG", f"-ffile-prefix-map={source}=.")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-QEMU: Final = "qemu-system-x86_64"
+QEMU: Final = "qemu-system-"
 #: What init runs: the agent, with its log on the log port (spec 2.1).
 DEFAULT_AGENT: Final = (
     "/bin/vsockexec",
@@ -27,6 +27,12 @@ _TRANSLATION_CACHE: Final = 256
 _PMEM_SLOT_MIB: Final = 4096
 #: The guest's kernel maps persistent memory in pieces of so many bytes only.
 PMEM_ALIGNMENT: Final = 2 << 20
+
+
+_BOARDS: Final = {"x86_64": "q35", "aarch64": "virt"}
+_CONSOLES: Final = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
+#: What a kernel image has at an offset, by the machine it is for (Linux: arch/arm64/booting.rst).
+_ARM64_MAGIC: Final = (0x38, b"ARM\x64")
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Machine:
         agent: Command that init runs.
         pmem_slots: How many images can be plugged as persistent memory. With any, the guest's
             kernel sets 64 MiB aside for devices that can't reach all of the address space.
+        architecture: Kind of machine, as QEMU and ``uname -m`` name it.
     """
 
     kernel: Path
@@ -103,12 +110,13 @@ class Machine:
     kernel_options: tuple[str, ...] = ()
     agent: tuple[str, ...] = DEFAULT_AGENT
     pmem_slots: int = 0
+    architecture: str = "x86_64"
 
     def kernel_command_line(self) -> str:
         """Return the kernel's command line, in the order of a real host (spec 2.1)."""
         return " ".join(
             (
-                "console=ttyS0,115200",
+                f"console={_CONSOLES[self.architecture]},115200",
                 "panic=-1",
                 "quiet",
                 "cryptomgr.notests",
@@ -148,7 +156,7 @@ def qemu_command_line(machine: Machine, wiring: Wiring) -> list[str]:
     Exactly what is named is there: no default devices, no display, no reset after a panic.
     """
     command = [
-        QEMU,
+        QEMU + machine.architecture,
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -236,9 +244,10 @@ def _memory(machine: Machine) -> list[str]:
     # Shared memory: a vhost-user device in another process reads the rings.
     size = f"{machine.memory_mib}M"
     slots = machine.pmem_slots
+    board = _BOARDS[machine.architecture]
     most = f",slots={slots},maxmem={machine.memory_mib + slots * _PMEM_SLOT_MIB}M"
     return [
-        *("-machine", "q35,memory-backend=mem0" + (",nvdimm=on" if slots else "")),
+        *("-machine", f"{board},memory-backend=mem0" + (",nvdimm=on" if slots else "")),
         *("-m", size + (most if slots else "")),
         *("-object", f"memory-backend-memfd,id=mem0,size={size},share=on"),
     ]
@@ -272,3 +281,11 @@ def _scsi_disk(disk: Disk) -> str:
 
 def _escape(path: Path) -> str:
     return str(path).replace(",", ",,")
+
+
+def architecture_of(kernel: Path) -> str:
+    """Return the kind of machine that a kernel is for, as QEMU and ``uname -m`` name it."""
+    offset, magic = _ARM64_MAGIC
+    with kernel.open("rb") as file:
+        file.seek(offset)
+        return "aarch64" if file.read(len(magic)) == magic else "x86_64"

@@ -55,6 +55,20 @@ def test_kvm_and_the_kernels_vsock() -> None:
     assert "vhost-vsock-pci,guest-cid=3" in command
 
 
+async def test_the_kernel_decides_about_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").write_bytes(bytes(0x38) + b"ARM\x64" + bytes(64))
+    (tmp_path / "initrd-qemu.img").touch()
+    machine, _ = await build_machine(BootOptions(image_dir=str(tmp_path), vsock="user"), print)
+    command = qemu_command_line(machine, Wiring(Path("/c"), 9))
+    assert command[0] == "qemu-system-aarch64"
+    assert "virt,memory-backend=mem0" in command
+    assert "console=ttyAMA0,115200" in machine.kernel_command_line()
+    assert machine.accelerator == "tcg"
+    options = BootOptions(image_dir=str(tmp_path), vsock="user", accelerator="kvm")
+    with pytest.raises(UvmError, match=r"KVM can't run .* aarch64"):
+        await build_machine(options, print)
+
+
 def test_persistent_memory_only_where_it_is_asked_for() -> None:
     wiring = Wiring(Path("/c"), 9)
     command = qemu_command_line(Machine(kernel=Path("/k"), initrd=None, pmem_slots=3), wiring)
