@@ -84,7 +84,7 @@ class Bench:
     async def measure(self, initrd: Path) -> tuple[Rows, Rows]:
         """Boot a VM and measure everything; returns the boot's rows, and all others."""
         layer = await layer_image(require_image_file(self.images, "busybox.tar"))
-        vm = await self._start(initrd, RootDisks(layer, None))
+        vm = await self._start(initrd, RootDisks((layer,), None))
         try:
             await mount_layer(vm.guest, _LAYER)
             bench = Workbench(vm.guest, _LAYER)

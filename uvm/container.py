@@ -84,6 +84,25 @@ class LayerPaths:
         return f"/run/mounts/scsi/m{next(self._numbers)}"
 
 
+async def map_disk(guest: Guest, disk: MappedVirtualDisk) -> None:
+    """Have the agent mount a disk."""
+    await guest.client.modify_settings(ADD, "MappedVirtualDisk", disk)
+
+
+async def unmap_disk(guest: Guest, disk: MappedVirtualDisk) -> None:
+    """Have the agent unmount and eject a disk that :func:`map_disk` has mounted."""
+    # A real host repeats only these when it removes a disk (spec 2.6).
+    again = MappedVirtualDisk(
+        mount_path=disk.mount_path,
+        controller=disk.controller,
+        lun=disk.lun,
+        read_only=disk.read_only,
+    )
+    await guest.client.modify_settings(REMOVE, "MappedVirtualDisk", again)
+    device = ScsiDevice(controller=disk.controller, lun=disk.lun)
+    await guest.client.modify_settings(REMOVE, "SCSIDevice", device)
+
+
 class Container:
     """A container and what is mounted in the guest for it.
 
@@ -112,6 +131,7 @@ class Container:
         self._undo: list[Callable[[], Awaitable[None]]] = []
         self._created = False
         self._exit: Notification | None = None
+        self._stop_signal: int | None = None
 
     @property
     def root(self) -> str:
@@ -145,6 +165,10 @@ class Container:
         if scratch is not None:
             await self.mount_scratch(scratch)
         await self.combine(mounted, writable=scratch is not None)
+
+    def when_removed(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take a step when the container is removed; the last one is taken first."""
+        self._undo.append(step)
 
     async def mount_layer(self, address: ScsiAddress, path: str) -> None:
         """Mount a read-only disk with ext4; it is unmounted when the container is removed."""
@@ -189,6 +213,7 @@ class Container:
     async def create(self, options: ContainerOptions) -> None:
         """Create the container; its init is not running yet."""
         document = container_document(options, self.rootfs_path)
+        self._stop_signal = options.stop_signal
         await self.create_from(document)
 
     async def create_from(self, specification: dict[str, Any]) -> None:
@@ -322,7 +347,10 @@ class Container:
     async def _shut_down(self) -> None:
         for graceful in (True, False):
             try:
-                await self.guest.client.shutdown_container(self.id, graceful=graceful)
+                if graceful and self._stop_signal is not None and self.init is not None:
+                    await self.init.signal(self._stop_signal)
+                else:
+                    await self.guest.client.shutdown_container(self.id, graceful=graceful)
             except RemoteError as error:
                 if error.hresult not in _GONE:
                     raise
@@ -338,23 +366,11 @@ class Container:
         await self.wait_exit()
 
     async def _map_disk(self, disk: MappedVirtualDisk) -> None:
-        await self._modify(ADD, disk)
-        # A real host repeats only these when it removes a disk (spec 2.6).
-        again = MappedVirtualDisk(
-            mount_path=disk.mount_path,
-            controller=disk.controller,
-            lun=disk.lun,
-            read_only=disk.read_only,
-        )
-        device = ScsiDevice(controller=disk.controller, lun=disk.lun)
-        self._undo.append(lambda: self._modify(REMOVE, device))
-        self._undo.append(lambda: self._modify(REMOVE, again))
+        await map_disk(self.guest, disk)
+        self.when_removed(lambda: unmap_disk(self.guest, disk))
 
-    async def _modify(
-        self, request_type: str, settings: MappedVirtualDisk | CombinedLayers | ScsiDevice
-    ) -> None:
-        resource = "SCSIDevice" if isinstance(settings, ScsiDevice) else type(settings).__name__
-        await self.guest.client.modify_settings(request_type, resource, settings)
+    async def _modify(self, request_type: str, settings: CombinedLayers) -> None:
+        await self.guest.client.modify_settings(request_type, "CombinedLayers", settings)
 
     async def _modify_container(
         self, request_type: str, settings: ContainerState | ContainerConstraints

@@ -101,6 +101,7 @@ class ContainerOptions:
         read_only: Whether the root file system is read-only.
         cgroup_namespace: Whether it sees its own cgroup as the root of them all. A real host does
             not ask for it.
+        stop_signal: What asks its init to end; ``None``: what the agent sends.
     """
 
     process: ProcessOptions
@@ -108,6 +109,7 @@ class ContainerOptions:
     memory_limit: int | None = None
     read_only: bool = False
     cgroup_namespace: bool = True
+    stop_signal: int | None = None
 
 
 def process_document(options: ProcessOptions) -> dict[str, Any]:

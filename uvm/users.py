@@ -1,18 +1,27 @@
 """Users by name: the agent takes numbers, so names are looked up on the host."""
 
 import asyncio
+import posixpath
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from uvm.errors import UvmError
 from uvm.spec import User
-from uvm.vm.disks import read_file
+from uvm.vm.disks import debugfs, read_file
+
+_LINKS: Final = 8
+#: How debugfs describes a file.
+_KIND: Final = re.compile(r"Type: (\w+)")
+_LINK: Final = re.compile(r'link dest: "([^"]+)"')
 
 
-async def resolve_user(image: Path, text: str | None) -> User:
+async def resolve_user(layers: Sequence[Path], text: str | None) -> User:
     """Return the user that ``NAME|UID[:GROUP|GID]`` means in a root file system.
 
     Args:
-        image: Image with the root file system.
+        layers: Images of the root file system, top-most first.
         text: What the person typed; ``None`` or empty is root.
 
     Raises:
@@ -21,11 +30,32 @@ async def resolve_user(image: Path, text: str | None) -> User:
     if not text:
         return User()
     user, _, group = text.partition(":")
-    if user.isdecimal() and (group.isdecimal() or not group):
-        return User(int(user), int(group or 0))
-    passwd = await asyncio.to_thread(read_file, image, "/etc/passwd")
-    groups = await asyncio.to_thread(read_file, image, "/etc/group")
+    if user.isdecimal() and group.isdecimal():
+        return User(int(user), int(group))
+    passwd = await asyncio.to_thread(read_layered, layers, "/etc/passwd")
+    groups = await asyncio.to_thread(read_layered, layers, "/etc/group")
     return find_user(text, passwd, groups)
+
+
+def read_layered(layers: Sequence[Path], name: str) -> str:
+    """Return the text of a file in layers, top-most first; empty when there is none."""
+    for _ in range(_LINKS):
+        target = None
+        for image in layers:
+            status = debugfs(image, f"stat {name}").decode("utf-8", "replace")
+            kind = _KIND.search(status)
+            if kind is None:
+                continue
+            if kind[1] == "regular":
+                return read_file(image, name)
+            # A character device is how overlayfs has what was removed.
+            link = _LINK.search(status)
+            target = link[1] if link and kind[1] == "symlink" else None
+            break
+        if target is None:
+            return ""
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+    return ""
 
 
 def find_user(text: str, passwd: str, groups: str) -> User:

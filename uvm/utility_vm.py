@@ -5,12 +5,14 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from uvm.container import Container, LayerPaths, ScsiAddress, new_container_id
+from uvm.container import Container, ScsiAddress, new_container_id
 from uvm.errors import BootError, UvmError
 from uvm.guest import Guest
+from uvm.layers import SharedLayers
 from uvm.logs import LogEntry
 from uvm.timings import Timings
 from uvm.vm.machine import Disk, Machine
@@ -18,7 +20,8 @@ from uvm.vm.virtual_machine import VirtualMachine, VsockKind
 
 #: Longest time from QEMU's start to an agent that has negotiated, in seconds.
 BOOT_LIMIT: Final = 60.0
-_LUNS: Final = 64
+#: Disks of one controller.
+LUNS: Final = 64
 _LAST_LOG: Final = 2.0
 _LOAD_PMEM: Final = ("/sbin/modprobe", "-a", "nfit", "nd_pmem")
 
@@ -30,12 +33,12 @@ class RootDisks:
     """Disks of one container.
 
     Attributes:
-        layer: Image with its root file system.
+        layers: Read-only images of its root file system, top-most first.
         scratch: Image to write on, whose name is removed once the VM has it open; ``None`` makes
             the root read-only.
     """
 
-    layer: Path
+    layers: tuple[Path, ...]
     scratch: Path | None
 
 
@@ -66,10 +69,11 @@ class UtilityVm:
         self._boot_disks: dict[Path, Disk] = {}
         self._stuck: list[Disk] = []
         self._pmem_ready = False
-        self._paths = LayerPaths()
+        self._layers_of: dict[str, tuple[Path, ...]] = {}
         self._machine = machine
         self.vm = VirtualMachine(machine, directory, vsock=vsock)
         self.guest = Guest(self.vm.host, on_log=on_log, timings=self.timings)
+        self._layers = SharedLayers(self.guest, self._attach_layer, self._detach_layer)
 
     async def boot(self, disks: RootDisks | None = None) -> None:
         """Start the machine and wait until the agent has negotiated.
@@ -142,17 +146,23 @@ class UtilityVm:
         container = Container(self.guest, container_id or new_container_id())
         self._disks[container.id] = []
         try:
-            layer = await self._attach(container.id, disks.layer, read_only=True)
+            for image in disks.layers:
+                await self._layers.attach(image)
+                container.when_removed(partial(self._layers.release, image))
             scratch = None
             if disks.scratch is not None:
                 scratch = await self._attach(container.id, disks.scratch, read_only=False)
             self.timings.mark("disks attached")
-            await container.mount([layer], scratch, self._paths)
+            mounted = [await self._layers.mount(image) for image in disks.layers]
+            if scratch is not None:
+                await container.mount_scratch(scratch)
+            await container.combine(mounted, writable=scratch is not None)
             self.timings.mark("disks mounted")
         except BaseException:
             await self._discard(container)
             raise
         self.containers[container.id] = container
+        self._layers_of[container.id] = disks.layers
         return container
 
     async def remove_container(self, container: Container) -> None:
@@ -163,6 +173,7 @@ class UtilityVm:
             UvmError: QEMU could not.
         """
         self.containers.pop(container.id, None)
+        self._layers_of.pop(container.id, None)
         await self._discard(container)
 
     async def attach_disk(self, owner: str, image: Path, *, read_only: bool) -> ScsiAddress:
@@ -232,9 +243,15 @@ class UtilityVm:
         """Return the containers whose ids begin with a prefix."""
         return [item for key, item in self.containers.items() if key.startswith(prefix)]
 
-    def layer_of(self, container: Container) -> Path:
-        """Return the image with a container's root file system."""
-        return self._disks[container.id][0].path
+    def layers_of(self, container: Container) -> tuple[Path, ...]:
+        """Return the images of a container's root file system, top-most first."""
+        return self._layers_of[container.id]
+
+    async def _attach_layer(self, image: Path) -> ScsiAddress:
+        return await self.attach_disk(_layer_owner(image), image, read_only=True)
+
+    async def _detach_layer(self, image: Path) -> None:
+        await self.detach_disks(_layer_owner(image))
 
     async def _discard(self, container: Container) -> None:
         try:
@@ -260,7 +277,7 @@ class UtilityVm:
         return ScsiAddress(disk.controller, disk.lun)
 
     def _attach_at_boot(self, disks: RootDisks) -> None:
-        images = [(disks.layer, True)]
+        images = [(layer, True) for layer in disks.layers]
         if disks.scratch is not None:
             images.append((disks.scratch, False))
         for image, read_only in images:
@@ -271,7 +288,13 @@ class UtilityVm:
         attached = [disk for disks in self._disks.values() for disk in disks] + self._stuck
         used = {(disk.controller, disk.lun) for disk in (*attached, *self._boot_disks.values())}
         for controller in range(self._machine.controllers):
-            for lun in range(_LUNS):
+            for lun in range(LUNS):
                 if (controller, lun) not in used:
                     return Disk(path=Path(), controller=controller, lun=lun)
-        raise UvmError(f"all {self._machine.controllers * _LUNS} disk addresses are in use")
+        raise UvmError(
+            f"all {self._machine.controllers * LUNS} disk addresses of the VM are in use"
+        )
+
+
+def _layer_owner(image: Path) -> str:
+    return f"layer {image}"

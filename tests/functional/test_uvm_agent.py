@@ -43,12 +43,15 @@ class World:
             await container.remove()
         return completed
 
-    async def prepare(self, rootfs: Path, *command: str) -> Container:
+    async def prepare(
+        self, rootfs: Path, *command: str, stop_signal: int | None = None
+    ) -> Container:
         """Create a container whose root file system is a copy of a directory."""
         container = Container(self.guest, new_container_id())
         shutil.copytree(rootfs, container.rootfs_path, symlinks=True)
         try:
-            await container.create(ContainerOptions(ProcessOptions(command)))
+            options = ContainerOptions(ProcessOptions(command), stop_signal=stop_signal)
+            await container.create(options)
         except RemoteError:
             shutil.rmtree(container.root)
             raise
@@ -156,3 +159,21 @@ async def test_an_agent_that_dies_fails_what_waits_for_it(world: World) -> None:
     await world.agent.stop()
     with pytest.raises(BridgeClosedError):
         await world.guest.client.dump_stacks()
+
+
+async def test_the_signal_that_an_image_wants_for_its_end(
+    world: World, busybox_rootfs: Path
+) -> None:
+    script = "trap 'echo signalled; exit 3' USR1; echo ready; while :; do sleep 0.1; done"
+    async with asyncio.timeout(60):
+        container = await world.prepare(
+            busybox_rootfs, "/bin/sh", "-c", script, stop_signal=signal.SIGUSR1
+        )
+        process = await container.start()
+        assert process.stdio.stdout is not None
+        loop = asyncio.get_running_loop()
+        assert await loop.sock_recv(process.stdio.stdout, 64) == b"ready\n"
+        removal = asyncio.create_task(container.remove())
+        assert await loop.sock_recv(process.stdio.stdout, 64) == b"signalled\n"
+        assert await process.wait() == 3
+        await removal

@@ -125,8 +125,8 @@ async def test_a_scratch_disk_is_formatted_and_sparse(tmp_path: Path) -> None:
 
 async def test_users_of_an_image(tree: Path) -> None:
     image = await layer_image(tree)
-    assert await resolve_user(image, "web") == User(33, 44)
-    assert await resolve_user(image, None) == User()
-    assert await resolve_user(image, "5:6") == User(5, 6)
+    assert await resolve_user([image], "web") == User(33, 44)
+    assert await resolve_user([image], None) == User()
+    assert await resolve_user([image], "5:6") == User(5, 6)
     with pytest.raises(UvmError, match="no user 'nobody'"):
-        await resolve_user(image, "nobody")
+        await resolve_user([image], "nobody")

@@ -171,16 +171,16 @@ def test_a_guest_without_an_agent_shows_its_console(uvm: Uvm) -> None:
     assert uvm.leftovers() == []
 
 
-@pytest.mark.parametrize("kind", ["file", "archive of an image"])
+@pytest.mark.parametrize("kind", ["file", "empty archive of images"])
 def test_what_is_no_root_file_system(uvm: Uvm, tmp_path: Path, kind: str) -> None:
     source = tmp_path / "rootfs.tar"
     if kind == "file":
         source.write_bytes(b"nonsense" * 1000)
         text = "tar failed"
     else:
-        (tmp_path / "oci-layout").touch()
-        subprocess.run(["tar", "-cf", source, "-C", tmp_path, "oci-layout"], check=True)
-        text = "archive of image layers"
+        (tmp_path / "manifest.json").write_text("[]")
+        subprocess.run(["tar", "-cf", source, "-C", tmp_path, "manifest.json"], check=True)
+        text = "holds no image"
     result = uvm("run", source, "--", "true")
     assert result.returncode == 125
     assert text in result.stderr.decode()

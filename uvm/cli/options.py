@@ -63,15 +63,20 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # 
 def _add_run(commands: _Commands) -> None:
     parser = commands.add_parser(
         "run",
-        usage="uvm run [options] [ROOTFS] [-- COMMAND...]",
+        usage="uvm run [options] [IMAGE] [-- COMMAND...]",
         help="run a container in a VM of its own",
         description="Boot a VM, run a container in it, relay its streams, exit with its status.",
     )
     parser.add_argument(
         "rootfs",
         nargs="?",
-        metavar="ROOTFS",
-        help="directory or tar archive with the root file system (default: out/busybox.tar)",
+        metavar="IMAGE",
+        help="archive of `docker save` or of an OCI layout, OCI layout directory, or a directory "
+        "or tar archive with a root file system; #NAME chooses one of several images in it "
+        "(default: out/busybox.tar)",
+    )
+    parser.add_argument(
+        "--entrypoint", metavar="PROGRAM", help="run this instead of the image's entry point"
     )
     parser.add_argument("--name", help="run it in this VM (see `uvm boot`) instead of a new one")
     parser.add_argument(
@@ -175,7 +180,9 @@ def _add_process_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="environment variable; KEY alone takes the value from here",
     )
-    parser.add_argument("-w", "--workdir", default="/", help="working directory (default: /)")
+    parser.add_argument(
+        "-w", "--workdir", help="working directory (default: the image's or the container's, or /)"
+    )
     parser.add_argument("-u", "--user", help="user, by name or number, and :group")
 
 

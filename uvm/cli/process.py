@@ -23,12 +23,12 @@ def process_options(
     """
     if arguments.tty and arguments.interactive and not os.isatty(0):
         raise UvmError("-t needs a terminal, and standard input is none: leave -t out")
-    if not arguments.workdir.startswith("/"):
+    if arguments.workdir is not None and not arguments.workdir.startswith("/"):
         raise UvmError(f"the working directory {arguments.workdir!r} is not an absolute path")
     return ProcessOptions(
         arguments=tuple(command) or DEFAULT_COMMAND,
         environment=tuple(_environment(arguments.env)),
-        working_directory=arguments.workdir,
+        working_directory=arguments.workdir or "/",
         user=user or User(),
         terminal_size=terminal.size() if arguments.tty else None,
     )

@@ -3,29 +3,33 @@
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import os
 import secrets
 import sys
-from pathlib import Path
 from typing import Final
 
 from gcs.protocol.errors import RemoteError
 from uvm.boot import DEFAULT_ROOTFS, BootOptions, build_machine
 from uvm.cli.attach import attach
 from uvm.cli.options import boot_options
-from uvm.cli.process import process_options
+from uvm.cli.process import DEFAULT_COMMAND, process_options
 from uvm.cli.progress import Progress
 from uvm.container import Container
 from uvm.errors import UvmError
+from uvm.image.command import Wishes, resolve_command
+from uvm.image.documents import ProcessConfig
+from uvm.image.load import RootFileSystem, load_root, split_source
 from uvm.keeper.client import KeptVm
 from uvm.keeper.messages import Run
 from uvm.paths import cache_directory
 from uvm.spec import ContainerOptions
 from uvm.timings import Timings
 from uvm.users import resolve_user
-from uvm.utility_vm import RootDisks, UtilityVm
+from uvm.utility_vm import LUNS, RootDisks, UtilityVm
 from uvm.vm.directory import RunDirectory
-from uvm.vm.disks import layer_image, scratch_image
+from uvm.vm.disks import scratch_image
+from uvm.vm.machine import MOST_CONTROLLERS
 
 _NOTIFICATION_GRACE: Final = 5.0
 _MIB: Final = 1 << 20
@@ -43,14 +47,8 @@ async def run(arguments: argparse.Namespace, command: list[str]) -> int:
             options.find("vmlinux", options.kernel)
         progress.step("preparing the root file system")
         async with contextlib.AsyncExitStack() as undo:
-            disks = await _prepare_disks(arguments, options, undo)
-            user = await resolve_user(disks.layer, arguments.user)
-            container = ContainerOptions(
-                process=process_options(arguments, command, user),
-                hostname=arguments.hostname,
-                memory_limit=_memory_limit(arguments),
-                read_only=arguments.read_only,
-            )
+            root, disks = await _prepare_disks(arguments, options, undo, progress)
+            container = await _container_options(arguments, command, root)
             timings.mark("disks prepared")
             if arguments.name is not None:
                 return await _run_in_kept(arguments, container, disks, progress)
@@ -58,18 +56,49 @@ async def run(arguments: argparse.Namespace, command: list[str]) -> int:
 
 
 async def _prepare_disks(
-    arguments: argparse.Namespace, options: BootOptions, undo: contextlib.AsyncExitStack
-) -> RootDisks:
+    arguments: argparse.Namespace,
+    options: BootOptions,
+    undo: contextlib.AsyncExitStack,
+    progress: Progress,
+) -> tuple[RootFileSystem, RootDisks]:
     if arguments.rootfs is None:
-        source = options.find(DEFAULT_ROOTFS, None)
+        source, reference = options.find(DEFAULT_ROOTFS, None), None
     else:
-        source = Path(arguments.rootfs)
-    layer = await layer_image(source)
+        source, reference = split_source(arguments.rootfs)
+    root = await load_root(source, reference, progress.step)
     directory = cache_directory() / "scratch"
     directory.mkdir(exist_ok=True)
     path = directory / f"{secrets.token_hex(8)}.ext4"
     undo.callback(path.unlink, missing_ok=True)
-    return RootDisks(layer, await scratch_image(path, arguments.scratch))
+    return root, RootDisks(root.layers, await scratch_image(path, arguments.scratch))
+
+
+async def _container_options(
+    arguments: argparse.Namespace, command: list[str], root: RootFileSystem
+) -> ContainerOptions:
+    given = process_options(arguments, command)
+    wishes = Wishes(
+        command=tuple(command),
+        entrypoint=arguments.entrypoint,
+        environment=given.environment,
+        working_directory=arguments.workdir,
+        user=arguments.user,
+    )
+    wanted = resolve_command(root.config or ProcessConfig(cmd=list(DEFAULT_COMMAND)), wishes)
+    process = dataclasses.replace(
+        given,
+        arguments=wanted.arguments,
+        environment=wanted.environment,
+        working_directory=wanted.working_directory,
+        user=await resolve_user(root.layers, wanted.user),
+    )
+    return ContainerOptions(
+        process=process,
+        hostname=arguments.hostname,
+        memory_limit=_memory_limit(arguments),
+        read_only=arguments.read_only,
+        stop_signal=wanted.stop_signal,
+    )
 
 
 def _memory_limit(arguments: argparse.Namespace) -> int | None:
@@ -84,6 +113,7 @@ async def _run_in_own(
     timings: Timings,
 ) -> int:
     machine, vsock = await build_machine(boot_options(arguments), progress.say)
+    machine = dataclasses.replace(machine, controllers=_controllers(disks))
     async with contextlib.AsyncExitStack() as undo:
         directory = RunDirectory.create()
         undo.callback(directory.remove)
@@ -102,6 +132,17 @@ async def _run_in_own(
         text = timings.to_json() if arguments.json else timings.to_text()
         sys.stderr.write(text + "\n")
     return exit_code
+
+
+def _controllers(disks: RootDisks) -> int:
+    """Return how many SCSI controllers the disks of a container need."""
+    count = len(disks.layers) + 1
+    if count > MOST_CONTROLLERS * LUNS:
+        raise UvmError(
+            f"the image has {len(disks.layers)} layers, and a VM can have "
+            f"{MOST_CONTROLLERS * LUNS - 1} of them"
+        )
+    return -(-count // LUNS)
 
 
 async def _start(
@@ -147,7 +188,7 @@ async def _run_in_kept(
 ) -> int:
     progress.step(f"starting the container in VM {arguments.name}")
     request = Run(
-        layer=os.fspath(disks.layer),
+        layers=[os.fspath(layer) for layer in disks.layers],
         scratch=os.fspath(disks.scratch) if disks.scratch else "",
         options=options,
         stdin=arguments.interactive and not arguments.detach,

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import shlex
 import sys
 from typing import Any
@@ -42,9 +43,13 @@ async def execute(arguments: argparse.Namespace, command: list[str]) -> int:
     """Run a process in a VM, or in a container; returns its exit code."""
     if not command:
         raise UvmError("nothing to run: uvm exec [options] [NAME] -- COMMAND...")
+    options = process_options(arguments, command)
+    if arguments.workdir is None:
+        # The keeper knows the container's.
+        options = dataclasses.replace(options, working_directory="")
     request = Execute(
         container=arguments.container,
-        options=process_options(arguments, command),
+        options=options,
         user=arguments.user,
         stdin=arguments.interactive,
     )

@@ -12,14 +12,14 @@ class Run(msgspec.Struct, tag=True):
     perhaps :class:`OutOfMemory`.
 
     Attributes:
-        layer: Image with the root file system.
+        layers: Read-only images of the root file system, top-most first.
         scratch: Image to write on.
         options: The container.
         stdin: Whether to offer standard input.
         detach: Don't connect streams; the container outlives the command.
     """
 
-    layer: str
+    layers: list[str]
     scratch: str
     options: ContainerOptions
     stdin: bool = False
@@ -31,8 +31,9 @@ class Execute(msgspec.Struct, tag=True):
 
     Attributes:
         container: Beginning of a container's id; ``None`` runs it in the VM itself.
-        options: The process.
-        user: Who to run as, by name or number; of a container only.
+        options: The process. In a container, an empty working directory is the container's own,
+            and the environment is added to the container's.
+        user: Who to run as, by name or number; of a container only, whose own it is by default.
         stdin: Whether to offer standard input.
     """
 

@@ -39,6 +39,7 @@ from uvm.keeper.messages import (
 from uvm.keeper.session import run_session
 from uvm.logs import LogEntry
 from uvm.process import Process
+from uvm.spec import ProcessOptions
 from uvm.users import resolve_user
 from uvm.utility_vm import RootDisks, UtilityVm
 
@@ -110,6 +111,7 @@ class Keeper:
         self._ready = time.monotonic()
         self._commands: dict[int, tuple[Process, list[str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._options: dict[str, ProcessOptions] = {}
         self._handlers: dict[type, _Handler] = {
             Run: self._run,
             Execute: self._execute,
@@ -152,7 +154,8 @@ class Keeper:
                 await channel.send(failure(error))
 
     async def _run(self, channel: Channel[Request], request: Run) -> None:
-        disks = RootDisks(Path(request.layer), Path(request.scratch))
+        layers = tuple(Path(layer) for layer in request.layers)
+        disks = RootDisks(layers, Path(request.scratch))
         container = await self._utility.prepare_container(disks)
         options = request.options
         try:
@@ -163,12 +166,14 @@ class Keeper:
                 output=not request.detach,
             )
             command = list(options.process.arguments)
+            self._options[container.id] = options.process
             with self._registered(process, command):
                 await run_session(channel, process, on_loss=signal.SIGKILL, detached=request.detach)
                 await container.wait_exit()
                 if not request.detach and container.out_of_memory_kills:
                     await channel.send(OutOfMemory(container.out_of_memory_kills))
         finally:
+            self._options.pop(container.id, None)
             await self._utility.remove_container(container)
 
     async def _execute(self, channel: Channel[Request], request: Execute) -> None:
@@ -179,17 +184,30 @@ class Keeper:
             process = await self._utility.guest.execute_in_vm(
                 list(options.arguments),
                 environment=dict(entry.split("=", 1) for entry in options.environment),
-                working_directory=options.working_directory,
+                working_directory=options.working_directory or "/",
                 console=options.terminal_size is not None,
                 stdin=request.stdin,
             )
         else:
             container = self._container(request.container)
-            user = await resolve_user(self._utility.layer_of(container), request.user)
-            options = dataclasses.replace(options, user=user)
+            options = await self._inherit(container, request)
             process = await container.execute(options, stdin=request.stdin)
         with self._registered(process, list(options.arguments)):
             await run_session(channel, process, on_loss=signal.SIGHUP)
+
+    async def _inherit(self, container: Container, request: Execute) -> ProcessOptions:
+        """Complete the options of a process by those of its container."""
+        own = self._options.get(container.id)
+        if own is None:
+            raise UvmError(f"container {container.id} is not running")
+        layers = self._utility.layers_of(container)
+        user = await resolve_user(layers, request.user) if request.user else own.user
+        return dataclasses.replace(
+            request.options,
+            user=user,
+            environment=(*own.environment, *request.options.environment),
+            working_directory=request.options.working_directory or own.working_directory,
+        )
 
     async def _list(self, channel: Channel[Request], _: List) -> None:
         machine = self._utility.vm.machine

@@ -20,6 +20,8 @@ from uvm.paths import cache_directory
 SCRATCH_MIB: Final = 4096
 #: Images that were not used for longest are dropped when there are more.
 _KEPT_IMAGES: Final = 16
+#: Beginning of the names of directories in the cache that are being worked in.
+WORK_PREFIX: Final = "new-"
 _BLOCK: Final = 4096
 _MIB: Final = 1 << 20
 #: A real host's options for scratch disks (spec 2.6).
@@ -50,35 +52,54 @@ async def scratch_image(path: Path, size_mib: int = SCRATCH_MIB) -> Path:
 
 def read_file(image: Path, name: str) -> str:
     """Return the text of a file inside an image; empty when there is none."""
-    result = subprocess.run(
-        ["debugfs", "-R", f"cat {name}", str(image)],
+    return debugfs(image, f"cat {name}").decode("utf-8", "replace")
+
+
+def debugfs(image: Path, request: str) -> bytes:
+    """Return what ``debugfs`` answers to a request about an image; empty when it fails."""
+    return subprocess.run(
+        ["debugfs", "-R", request, str(image)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=False,
-    )
-    return result.stdout.decode("utf-8", "replace")
+    ).stdout
 
 
 def _layer_image(source: Path) -> Path:
+    with image_cache() as cache:
+        return rootfs_image(cache, source)
+
+
+def rootfs_image(cache: Path, source: Path) -> Path:
+    """Return the image of a root file system; as :func:`layer_image`, with the cache locked."""
     if not source.exists():
         raise MissingFileError(f"{source} does not exist")
-    with _cache() as cache:
-        key = _tree_key(source) if source.is_dir() else _file_key(source)
-        image = cache / f"layer-{key}.ext4"
-        if image.exists():
-            os.utime(image)
-            return image
-        with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as work:
-            tree = source if source.is_dir() else _unpack(source, Path(work) / "tree")
-            fresh = Path(work) / "image"
-            _make_ext4(fresh, _tree_size(tree), (*_LAYER_OPTIONS, "-d", str(tree)))
-            fresh.rename(image)
-        _evict(cache)
+    image = rootfs_image_path(cache, source)
+    if image.exists():
+        os.utime(image)
+        return image
+    with tempfile.TemporaryDirectory(dir=cache, prefix=WORK_PREFIX) as work:
+        tree = source if source.is_dir() else _unpack(source, Path(work) / "tree")
+        fresh = Path(work) / "image"
+        make_image(tree, fresh)
+        fresh.rename(image)
+    _evict(cache)
     return image
 
 
+def rootfs_image_path(cache: Path, source: Path) -> Path:
+    """Return where the image of a root file system is, or would be."""
+    key = _tree_key(source) if source.is_dir() else file_key(source)
+    return cache / f"layer-{key}.ext4"
+
+
+def make_image(tree: Path, path: Path) -> None:
+    """Make an ext4 image of a directory."""
+    _make_ext4(path, _tree_size(tree), (*_LAYER_OPTIONS, "-d", str(tree)))
+
+
 def _scratch_image(path: Path, size_mib: int) -> Path:
-    with _cache() as cache:
+    with image_cache() as cache:
         blank = cache / f"scratch-{size_mib}.ext4"
         if not blank.exists():
             fresh = blank.with_suffix(".new")
@@ -89,14 +110,14 @@ def _scratch_image(path: Path, size_mib: int) -> Path:
 
 
 @contextlib.contextmanager
-def _cache() -> Iterator[Path]:
+def image_cache() -> Iterator[Path]:
     """Lock the image cache: two commands that need the same image make it once."""
     directory = cache_directory() / "images"
     directory.mkdir(exist_ok=True)
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in directory.glob("new-*"):
+        for leftover in directory.glob(f"{WORK_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield directory
     finally:
@@ -127,12 +148,6 @@ def _unpack(archive: Path, target: Path) -> Path:
             *("--xattrs", "--xattrs-include=*"),
         ]
     )
-    names = {entry.name for entry in target.iterdir()}
-    if "oci-layout" in names or {"manifest.json", "repositories"} <= names:
-        raise UvmError(
-            f"{archive} is an archive of image layers, not of a root file system: "
-            "export a container instead (docker export)"
-        )
     return target
 
 
@@ -148,7 +163,8 @@ def _tree_key(root: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _file_key(path: Path) -> str:
+def file_key(path: Path) -> str:
+    """Return a key that changes when another file is put at a path, or it is written to."""
     status = path.stat()
     fields = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return hashlib.sha256(repr(fields).encode()).hexdigest()[:32]

@@ -21,6 +21,8 @@ DEFAULT_AGENT: Final = (
 )
 #: Lower ones are reserved (hypervisor, loopback, host).
 GUEST_CID: Final = 3
+#: As many as a real host has at most.
+MOST_CONTROLLERS: Final = 4
 #: Blocks of translated code to keep, in MiB: boots get slower below 128.
 _TRANSLATION_CACHE: Final = 256
 #: Address space for each slot of persistent memory, in MiB; it takes no memory of the host.

@@ -58,7 +58,7 @@ def channels() -> tuple[Channel[Answer], Channel[Request]]:
 @pytest.mark.parametrize(
     "request_",
     [
-        Run("layer", "scratch", ContainerOptions(PROCESS, "name", 1 << 30), stdin=True),
+        Run(["top", "lower"], "scratch", ContainerOptions(PROCESS, "name", 1 << 30), stdin=True),
         Execute("abc", PROCESS, "web:www", stdin=True),
         Execute(None, PROCESS),
         Signal(9),

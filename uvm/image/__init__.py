@@ -1,0 +1,1 @@
+"""Container images as files: ``docker save`` archives, OCI archives, OCI layout directories."""
