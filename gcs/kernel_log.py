@@ -118,6 +118,8 @@ class KernelLog:
             self._loop = None
 
     def _read(self) -> None:
+        if self._loop is None:
+            return  # closed since this was called for
         for _ in range(_BATCH):
             try:
                 record = os.read(self._descriptor, _RECORD_BYTES)
@@ -134,6 +136,8 @@ class KernelLog:
                 self.close()
                 return
             self._take(record)
+        # The device says only that there is more, and the last record may be held back.
+        self._loop.call_soon(self._read)
 
     def _take(self, data: bytes) -> None:
         try:

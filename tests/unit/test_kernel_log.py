@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gcs.kernel_log import KernelLog, KernelRecord, writes_to_kernel_log
+from gcs.kernel_log import _BATCH, KernelLog, KernelRecord, writes_to_kernel_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +109,28 @@ async def test_a_gap_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture
         "failed to parse kmsg entry",
         "rest of a lost one",
     ]
+
+
+async def test_the_last_record_of_a_full_batch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not held back until the kernel says something again."""
+    device = tmp_path / "kmsg"
+    os.mkfifo(device)
+    log = KernelLog(4, str(device))
+    caplog.set_level(logging.INFO, "gcs.kernel_log")
+    log.start(asyncio.get_running_loop(), 2)
+    writer = os.open(device, os.O_WRONLY)
+    fcntl.fcntl(writer, fcntl.F_SETFL, os.O_DIRECT)
+    # Pages of a pipe hold one packet each, so more of them are needed than there are by default.
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096 * _BATCH)
+    for number in range(_BATCH):
+        os.write(writer, f"4,{number},1,-;text\n".encode())
+    async with asyncio.timeout(10):
+        while len(caplog.records) < _BATCH:  # noqa: ASYNC110 - the log tells nobody
+            await asyncio.sleep(0.001)
+    log.close()
+    os.close(writer)
 
 
 async def test_a_device_that_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
