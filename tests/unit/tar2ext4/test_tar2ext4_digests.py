@@ -1,4 +1,4 @@
-"""Images are, byte by byte, those of the reference: their digests were taken from its output."""
+"""Images stay, byte by byte, what was compared with the reference's output for these archives."""
 
 from __future__ import annotations
 

@@ -67,10 +67,10 @@ def test_closed_descriptors_are_given_back_after_the_batch(loop: EventLoop) -> N
 
 def test_timers_run_in_order_unless_cancelled(loop: EventLoop) -> None:
     calls: list[str] = []
-    loop.call_later(0.002, lambda: calls.append("second"))
-    loop.call_later(0.001, lambda: calls.append("first"))
-    loop.call_later(0.001, lambda: calls.append("never")).cancel()
-    loop.call_later(0.003, loop.stop)
+    loop.call_later(0.2, lambda: calls.append("second"))
+    loop.call_later(0.01, lambda: calls.append("first"))
+    loop.call_later(0.01, lambda: calls.append("never")).cancel()
+    loop.call_later(0.3, loop.stop)
     loop.run()
     assert calls == ["first", "second"]
 
