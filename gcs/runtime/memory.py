@@ -143,7 +143,8 @@ class VmMemory:
             try:
                 oom.protect_this_process()
             except OSError as error:
-                raise GcsError(f"the agent can't be protected: {error_text(error)}") from error
+                # Without CAP_SYS_RESOURCE; the limit of the containers still protects it.
+                logger.warning("the kernel may kill the agent first: %s", error_text(error))
         for pid in ancestors(self._pid):
             if executable(pid).startswith(_GUEST_PREFIX):
                 self._protect_ancestor(pid)
