@@ -13,6 +13,7 @@ import msgspec
 from gcs.linux import uevent
 from gcs.linux.device_mapper import SECTOR, Target
 from gcs.linux.mount import MS_RDONLY
+from gcs.linux.oom import run_helper
 from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.settings import VPMemDevice
 from gcs.protocol.trace import span
@@ -251,14 +252,7 @@ def _load_modules() -> None:
     """Load the drivers of persistent memory, if they are modules of this kernel."""
     command = ("modprobe", "-a", "-q", *_MODULES)
     try:
-        subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            timeout=60.0,
-        )
+        run_helper(command, limit=60.0)
     except FileNotFoundError:
         return  # a base without modules
     except (OSError, subprocess.TimeoutExpired) as error:
