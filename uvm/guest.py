@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import BinaryIO, Final
 
 from gcs.protocol.requests import UVM_ID, ProcessParameters
 from uvm.bridge.client import GuestClient
 from uvm.bridge.connection import RPC_TIMEOUT
 from uvm.entropy import ENTROPY_PORT, serve_entropy
 from uvm.listen import BRIDGE_PORT, HostPorts, PortListener
-from uvm.logs import LogDecoder, LogEntry
+from uvm.logs import LogDecoder, LogEntry, open_raw_log
 from uvm.process import Process
 from uvm.recovery import RecoverableProcess
 from uvm.spec import DEFAULT_PATH
@@ -202,13 +202,17 @@ class Guest:
         self._timings.mark("log connected")
         reader, writer = await asyncio.open_connection(sock=connected)
 
+        raw = open_raw_log()
+
         async def read() -> None:
             try:
-                async for entry in _entries(reader, self.log_decoder):
+                async for entry in _entries(reader, self.log_decoder, raw):
                     if self._on_log is not None:
                         self._on_log(entry)
             finally:
                 writer.close()
+                if raw is not None:
+                    raw.close()
 
         self._log_task = asyncio.create_task(read())
 
@@ -218,12 +222,16 @@ class Guest:
         self._listeners.clear()
 
 
-async def _entries(reader: asyncio.StreamReader, decoder: LogDecoder) -> AsyncIterator[LogEntry]:
+async def _entries(
+    reader: asyncio.StreamReader, decoder: LogDecoder, raw: BinaryIO | None
+) -> AsyncIterator[LogEntry]:
     while True:
         try:
             chunk = await reader.read(_LOG_CHUNK)
         except ConnectionError:
             chunk = b""
+        if raw is not None:
+            raw.write(chunk)
         for entry in decoder.feed(chunk) if chunk else decoder.finish():
             yield entry
         if not chunk:

@@ -1,10 +1,12 @@
 """The agent's log stream (spec 2.2)."""
 
 import datetime
+import os
 import re
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
@@ -106,6 +108,19 @@ def decode_all(chunks: Iterable[bytes]) -> list[LogEntry]:
     decoder = LogDecoder()
     entries = [entry for chunk in chunks for entry in decoder.feed(chunk)]
     return entries + decoder.finish()
+
+
+def open_raw_log() -> BinaryIO | None:
+    """Open a new file for the bytes of one log connection, for whoever looks into a bad stream.
+
+    Returns:
+        The file, in the directory that the environment variable ``UVM_RAW_LOG_DIR`` names;
+        ``None`` when it names none.
+    """
+    directory = os.environ.get("UVM_RAW_LOG_DIR")
+    if not directory:
+        return None
+    return open(os.path.join(directory, f"{uuid.uuid4()}.log"), "xb", buffering=0)
 
 
 def _skip_space(buffer: bytearray) -> int:

@@ -37,7 +37,8 @@ HARD_FILE_LIMIT = 1024 * 1024
 REAPER = "/usr/lib/gcs/bin/init"
 """What PID 1 becomes."""
 
-_DEFAULT_COMMAND = ["/bin/gcs", "-loglevel", "debug", "-logfile=/run/gcs/gcs.log"]
+_LOG_DIRECTORY = "/run/gcs"
+_DEFAULT_COMMAND = ["/bin/gcs", "-loglevel", "debug", f"-logfile={_LOG_DIRECTORY}/gcs.log"]
 _DEFAULT_SHELL = "/bin/sh"
 
 _SERVICES = (
@@ -156,6 +157,8 @@ def start(options: Options) -> NoReturn:
         if os.path.exists(service[0]):
             kmsg.info(f"starting {service[0]}")
             spawn(service)
+    if options.command == _DEFAULT_COMMAND:
+        os.makedirs(_LOG_DIRECTORY, exist_ok=True)
     supervisor, agent = channel = make_channel()
     command = spawn(options.command, channel) if options.command else 0
     agent.close()

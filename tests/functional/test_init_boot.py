@@ -173,7 +173,9 @@ def test_debug_shell_counts_and_the_command_runs_beside_it(machine: Machine) -> 
 
 def test_without_arguments_agent_and_shell(machine: Machine) -> None:
     machine.install(
-        "/bin/gcs", '#!/bin/sh\necho "$@" > /shared/gcs.new\nmv /shared/gcs.new /shared/gcs\n'
+        "/bin/gcs",
+        '#!/bin/sh\n> /run/gcs/gcs.log && echo "$@" > /shared/gcs.new\n'
+        "mv /shared/gcs.new /shared/gcs\n",
     )
     result = subprocess.run(
         machine.command("/init"),

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.log_stream import RAW_LOGS, RawLogs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -124,6 +126,22 @@ class KeptVm:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a container in the VM."""
         return self.uvm("run", "--name", self.name, *options, *rootfs, "--", *command, stdin=stdin)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def raw_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RawLogs]:
+    """The log streams of all VMs of this run, byte by byte."""
+    directory = tmp_path_factory.mktemp("logs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(RAW_LOGS, str(directory))
+        yield RawLogs(directory)
+
+
+@pytest.fixture(autouse=True)
+def every_byte_of_the_log_is_an_entry(raw_logs: RawLogs) -> Iterator[None]:
+    """The test during which something else reaches the log port fails."""
+    yield
+    raw_logs.check()
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,7 @@ class Machine:
     controllers: int = 1
     disks: tuple[Disk, ...] = ()
     kernel_options: tuple[str, ...] = ()
+    init_options: tuple[str, ...] = ("-e", "1")
     agent: tuple[str, ...] = DEFAULT_AGENT
     pmem_slots: int = 0
     architecture: str = "x86_64"
@@ -128,8 +129,7 @@ class Machine:
                 # Last of all, so that they prevail.
                 *self.kernel_options,
                 "--",
-                "-e",
-                "1",
+                *self.init_options,
                 *self.agent,
             )
         )
