@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 OUT = REPOSITORY / "out"
 PYTHON = "/usr/lib/gcs/bin/python3"
 BUILD = "scripts/build_initrd.sh"
-COMMANDS = ("init", "bin/gcs", "bin/vsockexec")
+COMMANDS = (
+    "init",
+    "startup.sh",
+    "bin/gcs",
+    "bin/gcstools",
+    "bin/vsockexec",
+    "bin/wait-paths",
+    "usr/lib/gcs/bin/init",
+)
+TOOLS = ("bin/generichook", "bin/install-drivers")
 LIST_MAPPED_FILES = (
     "print(*sorted({line.split()[5] for line in open('/proc/self/maps') if '/' in line}))"
 )
@@ -111,6 +121,27 @@ class TestContent:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_our_commands_are_executable(self, listing: dict[str, str], command: str) -> None:
         assert listing[command].startswith("-rwxr-xr-x")
+
+    @pytest.mark.parametrize("tool", TOOLS)
+    def test_tools_are_one_program(self, listing: dict[str, str], tool: str) -> None:
+        assert listing[tool].endswith(f" {tool} -> gcstools")
+
+    @pytest.mark.parametrize("tool", [*TOOLS, "bin/wait-paths"])
+    def test_tools_run(self, delta: Path, tool: str) -> None:
+        done = chroot(delta, f"/{tool}")
+        assert done.returncode == 1
+        assert re.match(r'time="[^"]+" level=(error|fatal) msg=', done.stderr), done.stderr
+
+    def test_the_start_script_runs_init_as_hosts_do(self, tmp_path: Path) -> None:
+        root = unpack(OUT / "rootfs.tar.gz", tmp_path / "root")
+        (root / "init").unlink()
+        (root / "init").write_text('#!/bin/sh\necho "$PATH" "$HOME" "$@"\n')
+        (root / "init").chmod(0o755)
+        done = chroot(root, "/startup.sh")
+        path = "/usr/bin:/usr/local/bin:/bin:/root/bin:/sbin:/usr/sbin:/usr/local/sbin"
+        agent = "/bin/gcs -v4 -log-format json -loglevel debug -scrub-logs"
+        line = f"{path} /root -e 1 /bin/vsockexec -o 109 -e 109 {agent}\n"
+        assert (done.stdout, done.stderr) == (line, "")
 
     def test_python_can_seed_its_hashes_before_there_are_devices(
         self, listing: dict[str, str]

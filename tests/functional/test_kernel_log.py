@@ -6,16 +6,34 @@ import asyncio
 import logging
 import os
 import uuid
+from logging.handlers import QueueHandler
 from typing import TYPE_CHECKING
+
+import pytest
 
 from gcs.kernel_log import KernelLog
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import AsyncIterator
 
 
-async def test_what_is_said_to_the_kernel_comes_back(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "gcs.kernel_log")
+@pytest.fixture
+async def entries() -> AsyncIterator[asyncio.Queue[logging.LogRecord]]:
+    """What is forwarded; on the loop of the log, so that nobody has to wake it."""
+    queue: asyncio.Queue[logging.LogRecord] = asyncio.Queue()
+    handler = QueueHandler(queue)
+    logger = logging.getLogger("gcs.kernel_log")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield queue
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+async def test_what_is_said_to_the_kernel_comes_back(
+    entries: asyncio.Queue[logging.LogRecord],
+) -> None:
     mark = uuid.uuid4().hex
     log = KernelLog(4)
     log.start(asyncio.get_running_loop(), 2)
@@ -23,14 +41,11 @@ async def test_what_is_said_to_the_kernel_comes_back(caplog: pytest.LogCaptureFi
     os.write(descriptor, f"<6>{mark} information\n".encode())
     os.write(descriptor, f"<4>{mark} warning\n".encode())
     os.close(descriptor)
-    found: list[dict[str, object]] = []
     async with asyncio.timeout(30):
-        while not found:
-            await asyncio.sleep(0.01)
-            fields = [record.__dict__.get("fields", {}) for record in caplog.records]
-            found = [each for each in fields if mark in each.get("message", "")]
+        entry = vars(await entries.get())["fields"]
+        while mark not in entry["message"]:
+            entry = vars(await entries.get())["fields"]
     log.close()
-    (entry,) = found
     assert entry["message"] == f"{mark} warning"
     assert entry["priority"] == "Warning"
     assert entry["facility"] == 1  # of a program, not the kernel

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import TYPE_CHECKING
 
 from gcs.protocol.errors import RemoteError
-from scripts.image import cpio
-from scripts.image.tree import Tree, regular
 from tests.vm.boot_support import Boot
 from uvm.vm.machine import Machine
 
@@ -18,13 +15,6 @@ if TYPE_CHECKING:
 
 JSON = ("-v4", "-log-format", "json")
 MEBIBYTE = 1024 * 1024
-
-# As the reference's, which does not give its place to init.
-STARTUP = """#!/bin/sh
-export PATH="/usr/bin:/usr/local/bin:/bin:/root/bin:/sbin:/usr/sbin:/usr/local/sbin"
-export HOME="/root"
-/init -e 1 /bin/vsockexec -o 109 -e 109 /bin/gcs -v4 -log-format json -loglevel debug -scrub-logs
-"""
 
 
 def machine(
@@ -117,20 +107,13 @@ async def second_generation(image: Path, directory: Path) -> None:
 
 
 async def test_a_start_script_and_a_host_without_entropy(image: Path, tmp_path: Path) -> None:
-    await both(start_script(image, tmp_path), no_entropy(image, tmp_path / "2"))
+    await both(start_script(image, tmp_path / "1"), no_entropy(image, tmp_path / "2"))
 
 
 async def start_script(image: Path, directory: Path) -> None:
     """PID 1 is a script, and init one of its children; the agent powers off all the same."""
-    added = Tree()
-    added.put("startup.sh", regular(STARTUP.encode(), 0o755))
-    extra = io.BytesIO()
-    cpio.write(added, extra, 0)
-    initrd = directory / "initrd.img"
-    initrd.write_bytes((image / "initrd-qemu.img").read_bytes() + extra.getvalue())
     options = ("rdinit=/startup.sh",)
-    booted = machine(image, init=(), initrd=initrd, kernel_options=options)
-    async with Boot(booted, directory / "1") as boot:
+    async with Boot(machine(image, init=(), kernel_options=options), directory) as boot:
         await boot.negotiate()
         assert (await boot.shell("cat /proc/1/comm")).strip() == "startup.sh"
         await boot.guest.client.power_off()
