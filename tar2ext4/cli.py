@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import uuid
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from tar2ext4.convert import convert, only_append_vhd_footer, root_digest
 from tar2ext4.errors import Tar2Ext4Error
@@ -25,6 +25,10 @@ class _Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(1, f"{self.prog}: {message}\n")
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        # A flag has one dash or two, and a name: `-overlays` is no `-o verlays`.
+        return []
+
 
 def _size(text: str) -> int:
     number, suffix = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
@@ -40,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("-i", "--i", dest="input", metavar="FILE", help="archive (default: standard input)")
+    add("-i", "--i", dest="input", metavar="FILE", help="archive (default, and -: standard input)")
     add("-o", "--o", dest="output", metavar="FILE", help="image to write")
     flags = {
         "overlay": "make whiteouts of OCI layers those of overlayfs",
@@ -98,9 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and not options.digest:
         parser.error("-o is required")
+    if options.output == "-":
+        parser.error("-o -: an image is not written in one go, and cannot go to standard output")
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        if options.input:
+        if options.input not in (None, "", "-"):
             _run(options, options.input)
         else:
             with open(0, "rb", buffering=1 << 20, closefd=False) as source:

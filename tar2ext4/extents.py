@@ -12,6 +12,7 @@ from tar2ext4.layout import BLOCK_SIZE
 
 _HEADER: Final = struct.Struct("<HHHHI")  # magic, entries, room for, depth, generation
 _LEAF: Final = struct.Struct("<IHHI")  # first block in the file, count, first on disk (high, low)
+_ONE: Final = struct.Struct("<HHHHIIHHI")  # a header and a leaf
 _INDEX: Final = struct.Struct("<IIHH")  # first block in the file, block of the leaf (low, high)
 _MAGIC: Final = 0xF30A
 _MAX_LENGTH: Final = 0x8000
@@ -31,6 +32,8 @@ def encode(start: int, blocks: int) -> tuple[bytes, bytes]:
     """
     if blocks == 0:
         return b"", b""
+    if blocks <= _MAX_LENGTH:
+        return _ONE.pack(_MAGIC, 1, _IN_INODE, 0, 0, 0, blocks, 0, start), b""
     extents = [
         _LEAF.pack(at, min(_MAX_LENGTH, blocks - at), 0, start + at)
         for at in range(0, blocks, _MAX_LENGTH)

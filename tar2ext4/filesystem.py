@@ -342,6 +342,8 @@ class FileSystem:
     def _place_attributes(self, inode: Inode, file: File, placement: xattrs.Placement) -> None:
         """Attributes of the file, and those of the inode before that the file does not have."""
         attributes = file.attributes
+        if not (attributes or inode.attribute_area or inode.attribute_block or placement.in_inode):
+            return
         if inode.attribute_area:
             attributes = xattrs.decode_inode(inode.attribute_area) | attributes
         for name in sorted(attributes):
@@ -375,7 +377,7 @@ class FileSystem:
             for piece in content:
                 if isinstance(piece, int):
                     image.zeros(piece)
-                else:
+                elif piece:
                     image.write(piece)
             written = image.position - start
             if written:

@@ -59,14 +59,18 @@ class ImageFile:
             ImageTooLargeError: beyond the limit.
             OutputError: the file cannot be written.
         """
-        if len(data) >= _FLUSH_SIZE:
+        size = len(data)
+        if self.position + size > self._limit:
+            raise self._too_large()
+        if size >= _FLUSH_SIZE:
             self.flush()
-            self._advance(len(data))
-            self._put(data, self.position - len(data))
+            self._put(data, self.position)
+            self.position += size
             return
-        self._advance(len(data))
-        self._buffer += data
-        if len(self._buffer) >= _FLUSH_SIZE:
+        self.position += size
+        buffer = self._buffer
+        buffer += data
+        if len(buffer) >= _FLUSH_SIZE:
             self.flush()
 
     def zeros(self, count: int) -> None:
@@ -81,7 +85,9 @@ class ImageFile:
                 count -= piece
             return
         self.flush()
-        self._advance(count)
+        if self.position + count > self._limit:
+            raise self._too_large()
+        self.position += count
 
     def align(self) -> None:
         """Append zeros up to the next block."""
@@ -125,12 +131,10 @@ class ImageFile:
             self._put(self._buffer, self.position - len(self._buffer))
             self._buffer = bytearray()
 
-    def _advance(self, count: int) -> None:
-        if self.position + count > self._limit:
-            raise ImageTooLargeError(
-                f"{self._name}: the image would exceed its maximum size of {self._limit} bytes"
-            )
-        self.position += count
+    def _too_large(self) -> ImageTooLargeError:
+        return ImageTooLargeError(
+            f"{self._name}: the image would exceed its maximum size of {self._limit} bytes"
+        )
 
     def _put(self, data: Bytes, offset: int) -> None:
         view = memoryview(data)

@@ -9,10 +9,12 @@ from tar2ext4.errors import ArchiveError, printable
 from tar2ext4.tar_header import Header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import BinaryIO
 
 _PIECE: Final = 1 << 20
+#: Data of up to so many bytes is one piece.
+_SMALL: Final = 64 << 10
 #: An extended header may not be larger.
 _MAX_EXTENDED: Final = 1 << 20
 _ZERO_BLOCK: Final = bytes(tar_header.SIZE)
@@ -40,6 +42,8 @@ class TarReader:
             name: For messages.
         """
         self._source = source
+        #: At most one system call each.
+        self._read_some: Callable[[int], bytes] = getattr(source, "read1", source.read)
         self._name = name
         self._offset = 0
         self._left = 0
@@ -54,7 +58,7 @@ class TarReader:
             ArchiveError: the archive is damaged or ends too early.
         """
         while True:
-            start = self._offset
+            start = self._offset + self._left + self._padding
             try:
                 header = self._next()
             except ArchiveError as error:
@@ -68,12 +72,21 @@ class TarReader:
             self._size = header.size
             yield header
 
-    def content(self, header: Header) -> Iterator[bytes | int]:
+    def content(self, header: Header) -> Iterable[bytes | int]:
         """The data of the latest entry in pieces: bytes, or a number of zeros.
 
         Raises:
-            ArchiveError: the archive ends before the data does.
+            ArchiveError: the archive ends before the data does; also while iterating.
         """
+        if self._fragments is None and self._left <= _SMALL:
+            # Nearly every file is one of these.
+            try:
+                return (self._data(self._left),)
+            except (ArchiveError, OSError) as error:
+                raise self._unreadable(header, error) from error
+        return self._content(header)
+
+    def _content(self, header: Header) -> Iterator[bytes | int]:
         try:
             if self._fragments is None:
                 yield from self._pieces(self._left)
@@ -88,12 +101,12 @@ class TarReader:
                 yield self._size - at
             if self._left:
                 raise ArchiveError(f"{self._left} bytes more than its map says")
-        except ArchiveError as error:
-            raise ArchiveError(f"{self._name}: {printable(header.name)}: {error}") from None
-        except OSError as error:
-            raise ArchiveError(
-                f"{self._name}: {printable(header.name)}: cannot read it: {error.strerror}"
-            ) from error
+        except (ArchiveError, OSError) as error:
+            raise self._unreadable(header, error) from error
+
+    def _unreadable(self, header: Header, error: ArchiveError | OSError) -> ArchiveError:
+        text = f"cannot read it: {error.strerror}" if isinstance(error, OSError) else str(error)
+        return ArchiveError(f"{self._name}: {printable(header.name)}: {text}")
 
     # --- bytes ------------------------------------------------------------------------------
 
@@ -118,14 +131,27 @@ class TarReader:
         data = self._read(size)
         self._left -= len(data)
         if len(data) < size:
-            raise ArchiveError(f"the archive ends {self._left} bytes before its data does")
+            raise self._ends_early()
         return data
 
     def _pieces(self, size: int) -> Iterator[bytes]:
+        """Bytes of the current entry, in pieces of any size.
+
+        Each is one system call, so that a signal is noticed while a pipe has nothing to read.
+        """
+        if size > self._left:
+            raise ArchiveError("has less data than it needs")
         while size > 0:
-            piece = self._data(min(size, _PIECE))
+            piece = self._read_some(min(size, _PIECE))
+            if not piece:
+                raise self._ends_early()
+            self._offset += len(piece)
+            self._left -= len(piece)
             size -= len(piece)
             yield piece
+
+    def _ends_early(self) -> ArchiveError:
+        return ArchiveError(f"the archive ends {self._left} bytes before its data does")
 
     def _block(self) -> bytes:
         block = self._read(tar_header.SIZE)
@@ -165,14 +191,13 @@ class TarReader:
 
     def _read_header(self) -> tuple[Header, bytes] | None:
         """The next header, and its block; None at the end."""
-        for _ in self._pieces(self._left):
-            pass
-        if len(self._read(self._padding)) < self._padding:
-            return None
-        self._padding = 0
+        if self._left:
+            for _ in self._pieces(self._left):
+                pass
+        padding, self._padding = self._padding, 0
         self._fragments = None
         start = self._offset
-        block = self._read(tar_header.SIZE)
+        block = self._read(padding + tar_header.SIZE)[padding:]
         if not block:
             return None
         if len(block) < tar_header.SIZE:

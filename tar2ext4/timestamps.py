@@ -21,6 +21,8 @@ _UINT64: Final = (1 << 64) - 1
 
 def make_time(seconds: int, nanoseconds: int = 0) -> Time:
     """A time whose nanoseconds are within [0, 10⁹)."""
+    if not nanoseconds:
+        return seconds, 0
     carry, nanoseconds = divmod(nanoseconds, _NANOSECONDS)
     return seconds + carry, nanoseconds
 

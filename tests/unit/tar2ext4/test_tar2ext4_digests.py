@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import io
+import uuid
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tar2ext4 import ArchiveError, convert
-from tests.support.tar_archives import archive
+from tar2ext4 import convert, root_digest
+from tests.support.tar_archives import archive, random_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,17 +33,108 @@ DIGESTS = {
 }
 
 
+UUID = uuid.UUID(int=0x1234567890ABCDEF1234567890ABCDEF)
+
+#: Archive, options, and the digest of the reference's image with the same UUIDs in it.
+WITH_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "sizes",
+        {"inline_data": True},
+        "ddcb2a29ad8bed587a2fce22dc5611bb22fa4b403bb72197e6cac47f4d93db94",
+    ),
+    (
+        "attributes",
+        {"inline_data": True},
+        "4bbb6f77c6eeed9523c18e824b160fa93739d415b8941fc1831ff21b19a75c5d",
+    ),
+    (
+        "names",
+        {"convert_backslash": True},
+        "88398962fd0b124268281d973a38eca801b33f2ea660c9316a6bb875624708ce",
+    ),
+    (
+        "whiteouts",
+        {"convert_whiteout": True, "convert_backslash": True},
+        "5492718e07bb9f8d25a8993e7923f336d46ceb5b5b11180b90f4294f2d9cd212",
+    ),
+    (
+        "links",
+        {"append_vhd_footer": True, "vhd_uuid": UUID},
+        "a3c4ed2ac7551ae5aff115eee2a10d4d74055d132ccfd4837691e7efa2caf286",
+    ),
+    (
+        "many_files",
+        {"append_dm_verity": True, "verity_uuid": UUID},
+        "c73b4c991aa671b2f8683553dbfc30cd4b306f7c71cd1e0cd4dc5e34ae42023b",
+    ),
+    (
+        "sizes",
+        {
+            "convert_whiteout": True,
+            "append_dm_verity": True,
+            "append_vhd_footer": True,
+            "verity_uuid": UUID,
+            "vhd_uuid": UUID,
+        },
+        "d762f44c3fbdc18d4438bf2962e55e068ce2d15cc922b0c6dff8e0a842c08406",
+    ),
+]
+
+#: What a security policy has for a layer.
+ROOT_DIGESTS = {
+    "empty": "8b4842f06982817534a75bcf71865213b09dfa8313229c384e5201dadbd75e25",
+    "sizes": "7ba9e18a3e031c638db1c0bb16989a58a8002a515b57cf2d443daa723f3b75a6",
+    "whiteouts": "e4ba9bc96084546b3158c821ce0e302869927a7c52c0df82c634790d0010f741",
+    "many_files": "5a827f912691b97c9d587e222e9577d37480386ffc126b671ecca904dc44078b",
+}
+
+#: Random archives, by their seeds.
+RANDOM = {
+    1: "d5ec66a0dca8a36f2b00c39efc252c3e88391616a384b88168c583fb514fb31f",
+    2: "f7110762d4c2e73d3de0abefe61d9e18cba0217dc24bf31cf83a158e74bc8a0b",
+    3: "9ec5edc0e4f691f9c5621607097eced86993842cdc38db1ddbcfe42328747927",
+    4: "d459eb309b08f456c652dd3122788ccb611745bc6053a4173918ebf4772ed417",
+    5: "0ad349a0652ed7ec25acf2e6c10428510a95ce86f199c6f9777c73b9979cb022",
+    7: "b85a08e1f69dd3d3f7f232eca405e6a4543a977876e7fb2f4ef037f61965aa7a",
+    8: "18f7fb5619ad379e401293f92cd85770b44b330288fc46a44f8e40b4f9cfea6e",
+    9: "ceaeaca926ac761936b09ca4f8ff49a6d3fb81c11918ff3bb93b2984a985855b",
+    10: "1d4ba3b1aee4b02ece00ca5c910b0c4ecad9b5f198b5f0174b730e166dbc1cb2",
+    12: "dc98bfd70014c6a4750240b59328398d72a8dbe45dcd959c782e0703bcad8dac",
+    13: "427a3d200b942c176051eb4987dcf07d7e38a524fbb9ef0f2f256779d1009af1",
+    14: "409e6329b69f7828d6ca94a03db211bc795cb559eb0c3580b86f597a53f3eaa0",
+}
+
+
+def image_digest(data: bytes, directory: Path, **options: Any) -> str:
+    image = directory / "out.img"
+    convert(io.BytesIO(data), image, **options)
+    return hashlib.sha256(image.read_bytes()).hexdigest()
+
+
 @pytest.mark.parametrize("name", DIGESTS)
 def test_images_are_those_of_the_reference(name: str, tmp_path: Path) -> None:
-    source, image = tmp_path / "in.tar", tmp_path / "out.img"
-    source.write_bytes(archive(name))
-    convert(source, image, convert_whiteout=name == "whiteouts")
-    assert hashlib.sha256(image.read_bytes()).hexdigest() == DIGESTS[name]
+    digest = image_digest(archive(name), tmp_path, convert_whiteout=name == "whiteouts")
+    assert digest == DIGESTS[name]
 
 
-def test_a_truncated_archive_leaves_nothing(tmp_path: Path) -> None:
-    source = tmp_path / "in.tar"
-    source.write_bytes(archive("sizes")[:-5000])
-    with pytest.raises(ArchiveError, match="ends"):
-        convert(source, tmp_path / "out.img")
-    assert [path.name for path in tmp_path.iterdir()] == ["in.tar"]
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    WITH_OPTIONS,
+    ids=[f"{name}-{'-'.join(options)}" for name, options, _ in WITH_OPTIONS],
+)
+def test_options_change_images_as_those_of_the_reference(
+    name: str, options: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    assert image_digest(archive(name), tmp_path, **options) == expected
+
+
+@pytest.mark.parametrize("name", ROOT_DIGESTS)
+def test_root_digests_are_those_of_the_reference(name: str, tmp_path: Path) -> None:
+    assert root_digest(io.BytesIO(archive(name)), directory=tmp_path) == ROOT_DIGESTS[name]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_random_archives_give_the_images_of_the_reference(seed: int, tmp_path: Path) -> None:
+    digest = image_digest(random_archive(seed), tmp_path, convert_whiteout=True)
+    assert digest == RANDOM[seed]
