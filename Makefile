@@ -5,6 +5,7 @@
 #                      (default: built from Debian's packages)
 #   ARCH               machine the image is for: amd64 or arm64 (default: this machine's); what is made
 #                      for another machine than this one goes to out/ARCH and build/ARCH
+#   LOCKED             1: packages of exactly the versions in scripts/image/packages.lock, or no image
 #   SOURCE_DATE_EPOCH  time of every file in the image (default: time of the last commit)
 
 VENV := .venv
@@ -16,11 +17,11 @@ NATIVE := $(shell dpkg --print-architecture)
 FOREIGN := $(filter-out $(NATIVE),$(ARCH))
 OUT := out$(addprefix /,$(FOREIGN))
 BUILD := build$(addprefix /,$(FOREIGN))
-export BASE ARCH OUT BUILD
+export BASE ARCH OUT BUILD LOCKED
 
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
-SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs erofs-utils gcc git \
+SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs erofs-utils faketime gcc git \
 	gzip kmod libc6-dev libcap-dev make musl musl-tools patchelf python3 python3-dev python3-venv \
 	qemu-system-x86 runc squashfs-tools xfsprogs xz-utils
 
@@ -28,12 +29,12 @@ SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs er
 CROSS_PACKAGES_arm64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm qemu-user-static
 
 SOURCES := $(shell find gcs -name '*.py' -o -name '*.c') $(shell find rootfs -type f)
-BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -path '*/files/*')
+BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -name '*.lock' -o -path '*/files/*')
 PRODUCTS := $(OUT)/delta.tar.gz $(OUT)/initrd.img $(OUT)/rootfs.tar.gz
 BOOT := $(OUT)/vmlinux $(OUT)/initrd-qemu.img $(OUT)/busybox.tar
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup delta initrd rootfs kernel vm run test test-arm64 bench lint clean distclean FORCE
+.PHONY: all help setup delta initrd rootfs kernel vm lock check-reproducible run test test-arm64 bench lint clean distclean FORCE
 
 all: $(PRODUCTS) $(BOOT)
 
@@ -43,6 +44,8 @@ help:
 	@echo 'make all      $(OUT)/delta.tar.gz, $(OUT)/initrd.img, $(OUT)/rootfs.tar.gz, and the files for QEMU'
 	@echo 'make vm       only what booting under QEMU needs'
 	@echo 'make delta, initrd, rootfs, kernel    one product each'
+	@echo 'make lock     take the newest packages into scripts/image/packages.lock'
+	@echo 'make check-reproducible   build the last commit twice, in two places, and compare'
 	@echo 'make setup    install system packages that are missing, make $(VENV)'
 	@echo 'make test-arm64  build for arm64, boot it under emulation, run a container in it'
 	@echo 'make bench, lint, clean, distclean'
@@ -115,6 +118,13 @@ $(OUT)/initrd-qemu.img: $(BUILD)/initrd.cpio $(OUT)/modules.cpio
 
 $(OUT)/busybox.tar: $(BUILDER) | setup
 	$(IMAGE) busybox
+
+lock: | setup
+	$(IMAGE) lock
+
+# Two whole builds: a minute or two.
+check-reproducible: | setup
+	scripts/check_reproducible.sh
 
 # --- everyday work --------------------------------------------------------------------------
 

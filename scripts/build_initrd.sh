@@ -1,13 +1,15 @@
 #!/bin/sh
 # Makes the boot image. Usage: scripts/build_initrd.sh [STEP...]
 #
-# Steps: base delta initrd compress rootfs kernel qemu busybox (default: all of them, in that order).
+# Steps: base delta initrd compress rootfs kernel qemu busybox (default: all of them, in that order),
+# and lock, which writes scripts/image/packages.lock anew.
 # Environment:
 #   BASE               root file system to lay the delta over: tar or cpio, gzipped or not
 #                      (default: built from Debian's packages)
 #   SOURCE_DATE_EPOCH  time of every file, in seconds (default: time of the last commit)
 #   ARCH               machine it is for: amd64 or arm64 (default: this machine's)
 #   OUT, BUILD         where products and intermediate files go (default: out, build)
+#   LOCKED             1: fail where a version of packages.lock can't be had (default: warn)
 #   PYTHON             interpreter of the virtual environment (default: .venv/bin/python3)
 set -eu
 
@@ -24,17 +26,17 @@ fail() {
 
 PYTHON=${PYTHON:-.venv/bin/python3}
 [ -x "$PYTHON" ] || fail "$PYTHON: not found; run 'make setup' first"
-for tool in apt-get dpkg-deb strip objcopy patchelf depmod git musl-gcc; do
+for tool in apt-get dpkg-deb strip objcopy patchelf depmod git gcc; do
     command -v "$tool" >/dev/null || fail "$tool: not found; run 'make setup' to install it"
 done
 
 commit=$(git rev-parse HEAD 2>/dev/null) || commit=unknown
 branch=$(git rev-parse --abbrev-ref HEAD 2>/dev/null) || branch=unknown
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
-packages=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+case ${LOCKED:-} in '' | 0) locked= ;; *) locked=yes ;; esac
 
 [ $# -gt 0 ] || set -- base delta initrd compress rootfs kernel qemu busybox
 exec env LC_ALL=C.UTF-8 TZ=UTC "$PYTHON" -B -m scripts.image \
     ${ARCH:+--arch "$ARCH"} --out "${OUT:-out}" --build "${BUILD:-build}" ${BASE:+--base "$BASE"} \
-    --site-packages "$packages" \
+    ${locked:+--locked} \
     --epoch "$epoch" --commit "$commit" --branch "$branch" "$@"

@@ -7,15 +7,17 @@ import json
 import shutil
 import sys
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
-from scripts.image import archive, base, cpio, native, tarball
+from scripts.image import archive, base, cpio, native, pins, tarball
 from scripts.image.architecture import ARCHITECTURES, this_machine
 from scripts.image.errors import BuildError
 from scripts.image.kernel import Kernel
 from scripts.image.lock import locked
 from scripts.image.packages import PackageCache
 from scripts.image.prefix import PythonPrefix
+from scripts.image.refresh import refresh
 from scripts.image.tree import Tree, character_device, file_on_disk, regular
 
 
@@ -28,14 +30,16 @@ class Steps:
         self._build: Path = options.build.resolve()
         self._out: Path = options.out.resolve()
         self._architecture = ARCHITECTURES[options.arch]
-        self._cache = PackageCache(self._build / "cache", self._architecture)
+        self._locked: bool = options.locked
+
+    @cached_property
+    def _cache(self) -> PackageCache:
+        folder = self._build / "cache"
+        return PackageCache(folder, self._architecture, pins.read(), strict=self._locked)
 
     def delta(self) -> None:
         """Make delta.tar.gz: the Python prefix, the commands and the build information."""
-        packages = self._options.site_packages.resolve()
-        prefix = PythonPrefix(
-            self._cache, self._repository, packages, self._build, self._architecture
-        )
+        prefix = PythonPrefix(self._cache, self._repository, self._build, self._architecture)
         tree = prefix.build()
         compiler = native.compiler_for(self._cache, self._architecture)
         native.compile_reaper(self._repository, self._build / "reaper", compiler)
@@ -98,6 +102,10 @@ class Steps:
             base.container_root(self._cache, self._architecture), self._out / "busybox.tar"
         )
 
+    def lock(self) -> None:
+        """Write the lock file anew, for all architectures."""
+        refresh(self._build)
+
     def _write_tar(self, tree: Tree, path: Path) -> None:
         with archive.replacing(path) as out:
             tarball.write(tree, out, self._options.epoch)
@@ -128,13 +136,13 @@ def _base_information(path: Path) -> dict[str, str]:
 
 def main() -> int:
     """Run the steps named on the command line, in order."""
-    steps = ("delta", "base", "initrd", "compress", "rootfs", "kernel", "qemu", "busybox")
+    steps = ("delta", "base", "initrd", "compress", "rootfs", "kernel", "qemu", "busybox", "lock")
     parser = argparse.ArgumentParser(prog="build_initrd", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where products go")
     parser.add_argument("--build", type=Path, required=True, help="where everything else goes")
     parser.add_argument("--arch", choices=ARCHITECTURES, default=this_machine().name)
     parser.add_argument("--base", type=Path, help="root file system to use, tar or cpio")
-    parser.add_argument("--site-packages", type=Path, required=True)
+    parser.add_argument("--locked", action="store_true", help="take versions of the lock file only")
     parser.add_argument("--epoch", type=int, required=True, help="time of every file, in seconds")
     parser.add_argument("--commit", required=True)
     parser.add_argument("--branch", required=True)

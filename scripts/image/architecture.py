@@ -20,6 +20,8 @@ class Architecture:
     """Where programs of distributions look for the loader."""
     wheel: str
     """What file names of wheels end in."""
+    static_flags: tuple[str, ...] = ()
+    """What the compiler needs for a static program with another C library than glibc."""
 
     @property
     def triplet(self) -> str:
@@ -63,6 +65,8 @@ ARM64 = Architecture(
     loader="ld-linux-aarch64.so.1",
     loader_link="lib/ld-linux-aarch64.so.1",
     wheel="manylinux2014_aarch64",
+    # Otherwise it would call helpers that ask glibc about the processor.
+    static_flags=("-mno-outline-atomics",),
 )
 
 ARCHITECTURES = {each.name: each for each in (AMD64, ARM64)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 
 class BuildError(Exception):
     """The build cannot go on; the message is one line that says what failed and why."""
+
+
+def warn(message: str) -> None:
+    """Print one line about something the build goes on in spite of."""
+    print(f"build_initrd: warning: {message}", file=sys.stderr, flush=True)
 
 
 def run(

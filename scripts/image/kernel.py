@@ -119,6 +119,23 @@ _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
 }
 
 
+def kernel_package(package: str, depends: str) -> str:
+    """Return the name of the newest kernel's package.
+
+    Parameters:
+        package: the one that depends on it.
+        depends: that one's dependencies, as its control file says.
+
+    Raises:
+        BuildError: there is no kernel among them.
+    """
+    for each in depends.split(","):
+        name = each.strip().partition(" ")[0]
+        if name.startswith("linux-image-"):
+            return name
+    raise BuildError(f"package {package} depends on no kernel package")
+
+
 class Kernel:
     """The kernel package, unpacked.
 
@@ -129,14 +146,12 @@ class Kernel:
     def __init__(self, cache: PackageCache, work: Path, architecture: Architecture) -> None:
         self._architecture = architecture
         package = architecture.kernel_package
-        names = [name for name in cache.depends(package) if name.startswith("linux-image-")]
-        if not names:
-            raise BuildError(f"package {package} depends on no kernel package")
-        (self._root,) = cache.unpack(names[:1])
+        name = kernel_package(package, cache.depends(package))
+        (self._root,) = cache.unpack([name])
         self._work = work / "modules"
         images = sorted((self._root / "boot").glob("vmlinuz-*"))
         if not images:
-            raise BuildError(f"package {names[0]} has no /boot/vmlinuz-*")
+            raise BuildError(f"package {name} has no /boot/vmlinuz-*")
         self._image = images[-1]
         self.release = self._image.name.removeprefix("vmlinuz-")
 

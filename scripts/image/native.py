@@ -17,6 +17,10 @@ REAPER = "usr/lib/gcs/bin/init"
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-Os", "-s", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 
 
+PACKAGES = ("musl-dev",)
+"""Debian packages whose code becomes a part of it."""
+
+
 class Compiler(NamedTuple):
     """A C compiler that makes static programs: what comes before a source, and what after it."""
 
@@ -24,10 +28,11 @@ class Compiler(NamedTuple):
     after: list[str | Path]
 
 
-NATIVE = Compiler(["musl-gcc", "-static"], [])
+MUSL_GCC = Compiler(["musl-gcc", "-static"], [])
+"""That of this machine, with the C library that is installed; for tests."""
 
 
-def compile_reaper(repository: Path, target: Path, compiler: Compiler = NATIVE) -> None:
+def compile_reaper(repository: Path, target: Path, compiler: Compiler = MUSL_GCC) -> None:
     """Compile gcs/init/reaper.c to a static program, which needs no C library of the base.
 
     Raises:
@@ -41,16 +46,13 @@ def compile_reaper(repository: Path, target: Path, compiler: Compiler = NATIVE) 
 
 def compiler_for(cache: PackageCache, architecture: Architecture) -> Compiler:
     """Return a compiler for a machine; `cache` has packages of its architecture."""
-    if architecture.native:
-        return NATIVE
-    # What musl-gcc does, with another compiler and the C library of a package.
-    (musl,) = cache.unpack(["musl-dev"])
+    # What musl-gcc does, with the C library of a package.
+    (musl,) = cache.unpack(PACKAGES)
     triplet = f"{architecture.machine}-linux-musl"
     lib = musl / "usr/lib" / triplet
     gcc = architecture.tool("gcc")
-    # Without -mno-outline-atomics it would call helpers that ask glibc about the processor.
-    before: list[str | Path] = [gcc, "-static", "-nostdlib", "-mno-outline-atomics"]
-    before += ["-fno-stack-protector", "-nostdinc"]
+    before: list[str | Path] = [gcc, "-static", "-nostdlib", *architecture.static_flags]
+    before += ["-fno-stack-protector", "-nostdinc", "-fno-ident", "-Wl,--build-id=none"]
     own_headers = Path(run([gcc, "-print-file-name=include"]).strip())
     for folder in (musl / "usr/include" / triplet, own_headers):
         before += ["-isystem", folder]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.image import elf, imports
+from scripts.image.distributions import Distributions
 from scripts.image.errors import BuildError, run
-from scripts.image.foreign import ForeignModules
 from scripts.image.tree import Tree
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ LAZY = (
 _COMPILE_FLAGS = ("-IS", "-B", "-OO", "-X", "no_debug_ranges", "-X", "utf8")
 
 
+# The last two say by whom and when something was compiled, and nobody reads them in the guest.
+_STRIP = ("--strip-unneeded", "--remove-section=.comment", "--remove-section=.note.gnu.build-id")
+
 _FOLDER = f"{PREFIX}/lib/python3.11"
 
 # The interpreter imports encodings before anything else that is not frozen into it.
@@ -73,7 +76,6 @@ class PythonPrefix:
 
     Parameters:
         repository: root of the sources.
-        site_packages: where the third-party packages are installed.
         work: directory for everything intermediate.
         architecture: of the machine that runs it.
     """
@@ -82,14 +84,13 @@ class PythonPrefix:
         self,
         cache: PackageCache,
         repository: Path,
-        site_packages: Path,
         work: Path,
         architecture: Architecture,
     ) -> None:
         self._cache = cache
         self._architecture = architecture
         self._repository = repository
-        self._site_packages = site_packages
+        self._site_packages = work / "site-packages"
         self._full = work / "python"
         self._root = work / "delta"
         self._lib = self._root / PREFIX[1:] / "lib"
@@ -101,11 +102,7 @@ class PythonPrefix:
     def build(self) -> Tree:
         """Build and check the prefix, and return it as a tree."""
         self._cache.unpack_together(PACKAGES, self._full)
-        if not self._architecture.native:
-            foreign = ForeignModules(
-                self._cache, self._site_packages, self._work / "foreign", self._architecture
-            )
-            self._site_packages = foreign.build()
+        self._site_packages = Distributions(self._cache, self._work, self._architecture).build()
         sources = imports.modules_of(self._repository / "gcs")
         runnable = [name for name in sources if not name.endswith("__main__")]
         names = sorted({*runnable, *imports.imported_names(sources), *LAZY} - set(LEFT_OUT))
@@ -184,7 +181,7 @@ class PythonPrefix:
             shutil.copyfile(path, target)
             target.chmod(0o755)
             if not path.is_relative_to(self._full):  # Debian's are stripped already
-                run([self._architecture.tool("strip"), "--strip-unneeded", target])
+                run([self._architecture.tool("strip"), *_STRIP, target])
             if elf.dynamic(target.read_bytes()).search:
                 run(["patchelf", "--remove-rpath", target])
         libraries = elf.Libraries([self._full]).closure([python, *extensions])

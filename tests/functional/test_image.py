@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.image.architecture import this_machine
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUT = REPOSITORY / "out"
 PYTHON = "/usr/lib/gcs/bin/python3"
@@ -42,7 +44,12 @@ def run(
 
 
 def build(
-    *steps: str, out: Path, work: Path, root: Path = REPOSITORY, **settings: str
+    *steps: str,
+    out: Path,
+    work: Path,
+    root: Path = REPOSITORY,
+    before: tuple[str, ...] = (),
+    **settings: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run the build script with directories of its own, but with the packages at hand."""
     work.mkdir(parents=True, exist_ok=True)
@@ -56,7 +63,13 @@ def build(
         "SOURCE_DATE_EPOCH": "1700000000",
         **settings,
     }
-    return run(root / BUILD, *steps, env=environment)
+    return run(*before, root / BUILD, *steps, env=environment)
+
+
+def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what a build wrote to stderr, but for warnings of an archive that went on."""
+    lines = done.stderr.splitlines()
+    return [line for line in lines if not line.startswith("build_initrd: warning: ")]
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -350,12 +363,31 @@ class TestBases:
 
 
 class TestReproducible:
-    def test_the_same_inputs_give_the_same_bytes(self, tmp_path: Path, copy: Path) -> None:
+    def test_neither_place_nor_time_nor_settings_show_in_the_bytes(
+        self, tmp_path: Path, copy: Path
+    ) -> None:
+        """What else a whole build makes of these: `make check-reproducible`."""
+        other = tmp_path / "a" / "longer" / "name"
+        shutil.copytree(copy, other)
+        for path in other.rglob("*"):
+            os.utime(path, (1, 1))
+            path.chmod(0o700 if path.is_dir() or path.stat().st_mode & 0o100 else 0o600)
         digests = []
-        for name in ("one", "two"):
-            out, work = tmp_path / name / "out", tmp_path / name / "build"
-            (tmp_path / name).mkdir()
-            done = build("base", "delta", "initrd", root=copy, out=out, work=work)
+        for root, before in ((copy, ()), (other, ("faketime", "2031-07-01 03:04:05"))):
+            out, work = root / "out", root / "build"
+            settings = {"TZ": "Pacific/Auckland", "HOME": str(root)} if before else {}
+            old = os.umask(0o077 if before else 0o022)
+            try:
+                done = build(
+                    *("base", "delta", "initrd"),
+                    root=root,
+                    out=out,
+                    work=work,
+                    before=before,
+                    **settings,
+                )
+            finally:
+                os.umask(old)
             assert done.returncode == 0, done.stderr
             digests.append((digest(out / "delta.tar.gz"), digest(work / "initrd.cpio")))
         assert digests[0] == digests[1]
@@ -440,7 +472,7 @@ class TestBase:
         done = build("initrd", "compress", out=out, work=work, BASE=str(base))
         assert done.returncode == 1
         assert done.stdout == ""
-        (line,) = done.stderr.splitlines()
+        (line,) = errors(done)
         assert str(base) in line
         assert message in line
         assert [path.name for path in out.iterdir()] == ["delta.tar.gz"]
@@ -455,7 +487,7 @@ class TestBase:
             archive.addfile(tarfile.TarInfo(member))
         done = build("initrd", out=out, work=work, BASE=str(base))
         assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+        (line,) = errors(done)
         assert member in line
 
     def test_image_information_of_a_base_is_taken_over(self, tmp_path: Path, source: Path) -> None:
@@ -476,7 +508,7 @@ class TestBuildErrors:
         (copy / "gcs/broken.py").write_text("def late():\n    import no_such_module\n")
         done = build("delta", out=tmp_path / "out", work=tmp_path / "build", root=copy)
         assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+        (line,) = errors(done)
         assert "no_such_module" in line
         assert not (tmp_path / "out/delta.tar.gz").exists()
 
@@ -490,9 +522,10 @@ class TestBuildErrors:
         (work / "cache/debs").mkdir()
         for deb in debs.glob("*.deb"):
             (work / "cache/debs" / deb.name).symlink_to(deb)
+        (work / "cache/wheels").symlink_to(REPOSITORY / "build/cache/wheels")
         done = build("delta", out=tmp_path / "out", work=work, root=copy)
         assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+        (line,) = errors(done)
         assert "gcs-no-such-package" in line
 
     def test_a_missing_tool_is_named(self, tmp_path: Path) -> None:
@@ -505,6 +538,27 @@ class TestBuildErrors:
         assert done.stderr == (
             "build_initrd: patchelf: not found; run 'make setup' to install it\n"
         )
+
+    def test_a_locked_version_that_vanished_is_a_warning_or_an_error(
+        self, tmp_path: Path, copy: Path
+    ) -> None:
+        path = copy / "scripts/image/packages.lock"
+        text = path.read_text()
+        machine = this_machine().name
+        (old,) = re.findall(rf"^debian {machine} busybox-static (\S+) ", text, re.MULTILINE)
+        path.write_text(text.replace(f"busybox-static {old} ", "busybox-static 0.1 "))
+        done = build("busybox", out=tmp_path / "out", work=tmp_path / "build", root=copy)
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert re.search(r"warning: .*busybox-static \S+ \(instead of 0\.1\)", line)
+        (tmp_path / "out/busybox.tar").unlink()
+        done = build(
+            "busybox", out=tmp_path / "out", work=tmp_path / "build", root=copy, LOCKED="1"
+        )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "(instead of 0.1)" in line
+        assert not (tmp_path / "out/busybox.tar").exists()
 
 
 class TestKernel:
