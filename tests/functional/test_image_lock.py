@@ -1,4 +1,4 @@
-"""The lock file, against archives made here: what apt and pip do is real, what they find is ours."""
+"""The lock file, against archives made here: apt and pip are real, what they find is ours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,12 +17,15 @@ from scripts.image.distributions import Distributions
 from scripts.image.errors import BuildError
 from scripts.image.packages import PackageCache
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 MACHINE = this_machine()
 NOTHING = pins.Pin("debian", MACHINE.name, "gcs-test", "1.0", "0" * 64)
 
 
 class Archive:
-    """A Debian archive with one package, of which it has one version, and an apt that sees only it."""
+    """A Debian archive with one version of one package, and an apt that sees only it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -194,9 +197,8 @@ class TestPyPI:
         path = folder / f"pyroute2-{version}-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as file:
             about = f"pyroute2-{version}.dist-info"
-            file.writestr(
-                f"{about}/METADATA", f"Metadata-Version: 2.1\nName: pyroute2\nVersion: {version}\n"
-            )
+            metadata = f"Metadata-Version: 2.1\nName: pyroute2\nVersion: {version}\n"
+            file.writestr(f"{about}/METADATA", metadata)
             file.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         return pins.Pin("pypi", "any", "pyroute2", version, pins.sha256_of(path), path.name)
 

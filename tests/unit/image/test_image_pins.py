@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.image import pins, refresh
-from scripts.image.architecture import ARCHITECTURES
+from scripts.image.architecture import ARCHITECTURES, Architecture
 from scripts.image.distributions import ANY, DISTRIBUTIONS, WHEELS
 from scripts.image.errors import BuildError
 
@@ -49,7 +49,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda each: each.name)
-def test_every_package_is_locked(architecture: refresh.Architecture) -> None:
+def test_every_package_is_locked(architecture: Architecture) -> None:
     locked = pins.read()
     names = {*refresh.PACKAGES, architecture.kernel_package}
     assert {name for name in names if locked.debian(architecture.name, name) is None} == set()
