@@ -6,6 +6,11 @@
 #   ARCH               machine the image is for: amd64 or arm64 (default: this machine's); what is made
 #                      for another machine than this one goes to out/ARCH and build/ARCH
 #   LOCKED             1: packages of exactly the versions in scripts/image/packages.lock, or no image
+#   DEV_BUILD          1: the image gets delta-dev.tar.gz (snp-report) instead of delta.tar.gz
+#   SNP_BUILD          1: it gets delta-snp.tar.gz, with /startup_*.sh; wins over DEV_BUILD
+#   USR_MERGED_ROOTFS  1: /bin of the delta is a link to /usr/bin, for bases where it is, too
+#   KMOD               1: modules of Debian's kernel are in the image itself, not only in that for QEMU
+#   ROOTFS_DEVICE, HASH_DEVICE  how the kernel of a verified root finds it (/dev/sda, /dev/sdb)
 #   SOURCE_DATE_EPOCH  time of every file in the image (default: time of the last commit)
 
 VENV := .venv
@@ -17,7 +22,15 @@ NATIVE := $(shell dpkg --print-architecture)
 FOREIGN := $(filter-out $(NATIVE),$(ARCH))
 OUT := out$(addprefix /,$(FOREIGN))
 BUILD := build$(addprefix /,$(FOREIGN))
-export BASE ARCH OUT BUILD LOCKED
+DEV_BUILD ?= 0
+SNP_BUILD ?= 0
+USR_MERGED_ROOTFS ?= 0
+KMOD ?= 0
+ROOTFS_DEVICE ?= /dev/sda
+HASH_DEVICE ?= /dev/sdb
+export BASE ARCH OUT BUILD LOCKED DEV_BUILD SNP_BUILD USR_MERGED_ROOTFS KMOD ROOTFS_DEVICE HASH_DEVICE
+SETTINGS = $(USR_MERGED_ROOTFS) $(KMOD) $(DEV_BUILD) $(SNP_BUILD)
+DELTA := $(OUT)/delta$(if $(filter 1,$(SNP_BUILD)),-snp,$(if $(filter 1,$(DEV_BUILD)),-dev)).tar.gz
 
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
@@ -31,10 +44,11 @@ CROSS_PACKAGES_arm64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-
 SOURCES := $(shell find gcs -name '*.py' -o -name '*.c') $(shell find rootfs -type f)
 BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -name '*.lock' -o -path '*/files/*')
 PRODUCTS := $(OUT)/delta.tar.gz $(OUT)/initrd.img $(OUT)/rootfs.tar.gz
-BOOT := $(OUT)/vmlinux $(OUT)/initrd-qemu.img $(OUT)/busybox.tar
+BOOT := $(OUT)/vmlinux $(OUT)/initrd-qemu.img $(OUT)/initrd-root.img $(OUT)/busybox.tar
+VERITY := $(OUT)/rootfs-verity.vhd $(OUT)/rootfs.hash $(OUT)/rootfs.hash.vhd
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup delta initrd rootfs kernel vm lock check-reproducible run test test-arm64 bench lint clean distclean FORCE
+.PHONY: all help setup delta delta-dev delta-snp initrd rootfs verity snp kernel vm lock check-reproducible run test test-arm64 bench lint clean distclean FORCE
 
 all: $(PRODUCTS) $(BOOT)
 
@@ -43,7 +57,11 @@ help:
 	@echo 'make test     set up, build, and run every test'
 	@echo 'make all      $(OUT)/delta.tar.gz, $(OUT)/initrd.img, $(OUT)/rootfs.tar.gz, and the files for QEMU'
 	@echo 'make vm       only what booting under QEMU needs'
-	@echo 'make delta, initrd, rootfs, kernel    one product each'
+	@echo 'make delta, initrd, kernel    one product each'
+	@echo 'make rootfs   $(OUT)/rootfs.vhd: the image as a read-only root disk'
+	@echo 'make verity   $(OUT)/rootfs-verity.vhd: the same with a dm-verity tree, and command lines for it'
+	@echo 'make snp      the same of a confidential machine; VMGS and IGVM files need tools that are not free'
+	@echo 'make delta-dev, delta-snp    the delta with snp-report; and with /startup_*.sh'
 	@echo 'make lock     take the newest packages into scripts/image/packages.lock'
 	@echo 'make check-reproducible   build the last commit twice, in two places, and compare'
 	@echo 'make setup    install system packages that are missing, make $(VENV)'
@@ -52,7 +70,12 @@ help:
 
 delta: $(OUT)/delta.tar.gz
 initrd: $(OUT)/initrd.img
-rootfs: $(OUT)/rootfs.tar.gz
+delta-dev: $(OUT)/delta-dev.tar.gz
+delta-snp: $(OUT)/delta-snp.tar.gz
+rootfs: $(OUT)/rootfs.vhd
+verity: $(VERITY)
+snp:
+	$(MAKE) SNP_BUILD=1 verity
 kernel: $(OUT)/vmlinux $(OUT)/modules.cpio
 vm: $(BOOT)
 
@@ -92,16 +115,25 @@ $(VENV)/.complete: pyproject.toml
 $(BUILD)/version: FORCE
 	@mkdir -p $(@D)
 	@{ git rev-parse HEAD; git rev-parse --abbrev-ref HEAD; git log -1 --format=%ct; \
-		echo "$$SOURCE_DATE_EPOCH" "$$BASE"; } >$@.new 2>/dev/null; \
+		echo "$$SOURCE_DATE_EPOCH" "$$BASE" "$(SETTINGS)"; } >$@.new 2>/dev/null; \
 	if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(OUT)/delta.tar.gz: $(SOURCES) $(BUILDER) $(BUILD)/version | setup
 	$(IMAGE) delta
 
-$(BUILD)/base.tar: $(BUILDER) | setup
+$(OUT)/delta-dev.tar.gz $(OUT)/delta-snp.tar.gz: $(OUT)/delta.tar.gz
+	$(IMAGE) $(basename $(basename $(@F)))
+
+# What the rules below do depends on variables, too; the file changes only when they do.
+$(BUILD)/settings: FORCE
+	@mkdir -p $(@D)
+	@echo "$(SETTINGS)" >$@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(BUILD)/base.tar: $(BUILDER) $(BUILD)/settings | setup
 	$(IMAGE) base
 
-$(BUILD)/initrd.cpio: $(OUT)/delta.tar.gz $(if $(BASE),$(BASE),$(BUILD)/base.tar)
+$(BUILD)/initrd.cpio: $(DELTA) $(if $(BASE),$(BASE),$(BUILD)/base.tar) $(BUILD)/settings \
+		$(if $(filter 1,$(KMOD)),$(OUT)/modules.cpio)
 	$(IMAGE) initrd
 
 $(OUT)/initrd.img: $(BUILD)/initrd.cpio
@@ -109,6 +141,22 @@ $(OUT)/initrd.img: $(BUILD)/initrd.cpio
 
 $(OUT)/rootfs.tar.gz: $(BUILD)/initrd.cpio
 	$(IMAGE) rootfs
+
+$(OUT)/rootfs.ext4: $(OUT)/rootfs.tar.gz
+	$(IMAGE) ext4
+
+$(OUT)/rootfs.vhd: $(OUT)/rootfs.ext4
+	$(IMAGE) vhd
+
+$(VERITY) &: $(OUT)/rootfs.ext4 $(BUILD)/devices
+	$(IMAGE) verity
+
+$(BUILD)/devices: FORCE
+	@mkdir -p $(@D)
+	@echo "$(ROOTFS_DEVICE) $(HASH_DEVICE)" >$@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(OUT)/initrd-root.img: $(OUT)/modules.cpio $(BUILDER)
+	$(IMAGE) stub
 
 $(OUT)/vmlinux $(OUT)/modules.cpio &: $(BUILDER) | setup
 	$(IMAGE) kernel
@@ -135,7 +183,7 @@ run: setup vm
 	@$(VENV)/bin/uvm run --image-dir $(OUT) --timings --memory-limit 128 --hostname a-container $(OUT)/busybox.tar \
 		-- /bin/sh -c '$(WORTH_SEEING)'
 
-test: setup all
+test: setup all rootfs verity
 	$(PYTHON) -m pytest tests/unit
 	$(PYTHON) -m pytest tests/functional
 	$(PYTHON) -m pytest tests/vm

@@ -1,12 +1,14 @@
 #!/bin/sh
 # Makes the boot image. Usage: scripts/build_initrd.sh [STEP...]
 #
-# Steps: base delta initrd compress rootfs kernel qemu busybox (default: all of them, in that order),
+# Steps: base delta delta-dev delta-snp kernel initrd compress qemu rootfs ext4 vhd verity stub busybox
+# (default: base delta kernel initrd compress qemu rootfs stub busybox),
 # and lock, which writes scripts/image/packages.lock anew.
 # Environment:
 #   BASE               root file system to lay the delta over: tar or cpio, gzipped or not
 #                      (default: built from Debian's packages)
 #   SOURCE_DATE_EPOCH  time of every file, in seconds (default: time of the last commit)
+#   DEV_BUILD, SNP_BUILD, USR_MERGED_ROOTFS, KMOD, ROOTFS_DEVICE, HASH_DEVICE: see the Makefile
 #   ARCH               machine it is for: amd64 or arm64 (default: this machine's)
 #   OUT, BUILD         where products and intermediate files go (default: out, build)
 #   LOCKED             1: fail where a version of packages.lock can't be had (default: warn)
@@ -35,8 +37,24 @@ branch=$(git rev-parse --abbrev-ref HEAD 2>/dev/null) || branch=unknown
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 case ${LOCKED:-} in '' | 0) locked= ;; *) locked=yes ;; esac
 
-[ $# -gt 0 ] || set -- base delta initrd compress rootfs kernel qemu busybox
+on() {
+    case $2 in
+    1) return 0 ;;
+    0 | '') return 1 ;;
+    *) fail "$1=$2: expected 0 or 1" ;;
+    esac
+}
+! on USR_MERGED_ROOTFS "${USR_MERGED_ROOTFS:-}" || options="${options:-} --usr-merged"
+! on KMOD "${KMOD:-}" || options="${options:-} --kmod"
+delta=delta
+! on DEV_BUILD "${DEV_BUILD:-}" || delta=delta-dev
+! on SNP_BUILD "${SNP_BUILD:-}" || delta=delta-snp
+
+[ $# -gt 0 ] || set -- base delta kernel initrd compress qemu rootfs stub busybox
+# shellcheck disable=SC2086 # options are words without blanks
 exec env LC_ALL=C.UTF-8 TZ=UTC "$PYTHON" -B -m scripts.image \
     ${ARCH:+--arch "$ARCH"} --out "${OUT:-out}" --build "${BUILD:-build}" ${BASE:+--base "$BASE"} \
     ${locked:+--locked} \
+    --delta "$delta" ${options:-} \
+    ${ROOTFS_DEVICE:+--rootfs-device "$ROOTFS_DEVICE"} ${HASH_DEVICE:+--hash-device "$HASH_DEVICE"} \
     --epoch "$epoch" --commit "$commit" --branch "$branch" "$@"

@@ -14,6 +14,7 @@ from uvm.vm.virtual_machine import VsockKind, choose_vsock
 
 KERNEL: str = "vmlinux"
 INITRD: str = "initrd-qemu.img"
+ROOT_DISK_INITRD: str = "initrd-root.img"
 DEFAULT_ROOTFS: str = "busybox.tar"
 _LEAST_MEMORY_MIB = 128
 
@@ -26,6 +27,7 @@ class BootOptions:
         image_dir: Directory of the boot files; see :func:`uvm.paths.image_directory`.
         kernel: Kernel file, instead of the one in that directory.
         initrd: Initial RAM file system, likewise.
+        root_disk: Image of a disk with the root file system, such as ``rootfs.vhd``.
         memory_mib: Size of the memory.
         cpus: Number of processors.
         accelerator: Which one, or ``auto``.
@@ -37,6 +39,7 @@ class BootOptions:
     image_dir: str | None = None
     kernel: str | None = None
     initrd: str | None = None
+    root_disk: str | None = None
     memory_mib: int = 512
     cpus: int = 1
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
@@ -76,7 +79,8 @@ async def build_machine(
     if options.cpus < 1:
         raise UvmError("a VM needs at least one processor")
     kernel = options.find(KERNEL, options.kernel)
-    initrd = options.find(INITRD, options.initrd)
+    root_disk = options.find("", options.root_disk) if options.root_disk else None
+    initrd = options.find(ROOT_DISK_INITRD if root_disk else INITRD, options.initrd)
     accelerator: str = options.accelerator
     architecture = architecture_of(kernel)
     if architecture != os.uname().machine:
@@ -89,6 +93,7 @@ async def build_machine(
     machine = Machine(
         kernel=kernel,
         initrd=initrd,
+        root_disk=root_disk,
         memory_mib=options.memory_mib,
         cpus=options.cpus,
         accelerator=accelerator,

@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from scripts.image import archive, base, cpio, native, pins, tarball
+from scripts.image import archive, base, cpio, native, pins, root_stub, tarball
 from scripts.image.architecture import ARCHITECTURES, this_machine
+from scripts.image.disk import RootDisk
 from scripts.image.errors import BuildError
 from scripts.image.kernel import Kernel
 from scripts.image.lock import locked
 from scripts.image.packages import PackageCache
 from scripts.image.prefix import PythonPrefix
 from scripts.image.refresh import refresh
-from scripts.image.tree import Tree, character_device, file_on_disk, regular
+from scripts.image.tree import Tree, character_device, directory, file_on_disk, regular, symlink
+
+_FILES = Path(__file__).parent / "files"
+DELTAS = ("delta", "delta-dev", "delta-snp")
 
 
 class Steps:
@@ -41,6 +45,9 @@ class Steps:
         """Make delta.tar.gz: the Python prefix, the commands and the build information."""
         prefix = PythonPrefix(self._cache, self._repository, self._build, self._architecture)
         tree = prefix.build()
+        if self._options.usr_merged:
+            tree.put("usr/bin", directory())
+            tree.put("bin", symlink("usr/bin"))
         compiler = native.compiler_for(self._cache, self._architecture)
         native.compile_reaper(self._repository, self._build / "reaper", compiler)
         tree.put(native.REAPER, file_on_disk(self._build / "reaper", 0o755))
@@ -53,15 +60,36 @@ class Steps:
         with archive.gzipped(self._out / "delta.tar.gz") as out:
             tarball.write(tree, out, self._options.epoch)
 
+    def delta_dev(self) -> None:
+        """Make delta-dev.tar.gz: the delta, and what helps with confidential machines."""
+        self._extended_delta("delta-dev", {})
+
+    def delta_snp(self) -> None:
+        """Make delta-snp.tar.gz: the same, and the programs such a machine starts with."""
+        scripts = sorted((_FILES / "startup").iterdir())
+        self._extended_delta("delta-snp", {path.name: path for path in scripts})
+
+    def _extended_delta(self, name: str, files: dict[str, Path]) -> None:
+        tree = archive.read(self._out / "delta.tar.gz", self._build / "unpacked" / name)
+        for place, path in {"bin/snp-report": _FILES / "snp-report", **files}.items():
+            tree.put(place, file_on_disk(path, 0o755))
+        with archive.gzipped(self._out / f"{name}.tar.gz") as out:
+            tarball.write(tree, out, self._options.epoch)
+
     def base(self) -> None:
         """Make build/base.tar, the default base."""
-        self._write_tar(base.build(self._cache, self._architecture), self._build / "base.tar")
+        merged = self._options.usr_merged
+        tree = base.build(self._cache, self._architecture, usr_merged=merged)
+        self._write_tar(tree, self._build / "base.tar")
 
     def initrd(self) -> None:
         """Make build/initrd.cpio: the base, and the delta laid over it."""
         chosen = self._options.base or self._build / "base.tar"
         tree = archive.read(chosen, self._build / "unpacked" / "base")
-        tree.merge(archive.read(self._out / "delta.tar.gz", self._build / "unpacked" / "delta"))
+        delta = self._out / f"{self._options.delta}.tar.gz"
+        tree.merge(archive.read(delta, self._build / "unpacked" / "delta"))
+        if self._options.kmod:
+            tree.merge(cpio.read(self._out / "modules.cpio"))
         base.complete(tree)
         tree.share_equal_files()
         with archive.replacing(self._build / "initrd.cpio") as out:
@@ -81,6 +109,31 @@ class Steps:
         with archive.gzipped(self._out / "rootfs.tar.gz") as out:
             tarball.write(tree, out, self._options.epoch)
 
+    def ext4(self) -> None:
+        """Make rootfs.ext4: the same, as a file system."""
+        self._root_disk().make_ext4()
+
+    def vhd(self) -> None:
+        """Make rootfs.vhd: the file system as a disk of Hyper-V."""
+        self._root_disk().make_vhd()
+
+    def verity(self) -> None:
+        """Make rootfs.hash.*, rootfs-verity.vhd, and the command lines of kernels that check it."""
+        self._root_disk().make_verity(debugging=self._options.delta == "delta-snp")
+
+    def _root_disk(self) -> RootDisk:
+        return RootDisk(self._out, self._options.rootfs_device, self._options.hash_device)
+
+    def stub(self) -> None:
+        """Make initrd-root.img, which boots QEMU from a root disk."""
+        compiler = native.compiler_for(self._cache, self._architecture)
+        modules = self._out / "modules.cpio"
+        tree = root_stub.build(self._repository, self._build, compiler, cpio.read(modules))
+        with archive.replacing(self._out / "initrd-root.img") as out:
+            cpio.write(tree, out, self._options.epoch)
+            with modules.open("rb") as source:
+                shutil.copyfileobj(source, out, 1 << 20)
+
     def kernel(self) -> None:
         """Make vmlinux and modules.cpio from Debian's kernel package."""
         kernel = Kernel(self._cache, self._build, self._architecture)
@@ -92,7 +145,8 @@ class Steps:
     def qemu(self) -> None:
         """Make initrd-qemu.img: the initrd and the modules, uncompressed, one behind the other."""
         with archive.replacing(self._out / "initrd-qemu.img") as out:
-            for part in (self._build / "initrd.cpio", self._out / "modules.cpio"):
+            own = () if self._options.kmod else (self._out / "modules.cpio",)
+            for part in (self._build / "initrd.cpio", *own):
                 with part.open("rb") as source:
                     shutil.copyfileobj(source, out, 1 << 20)
 
@@ -136,13 +190,25 @@ def _base_information(path: Path) -> dict[str, str]:
 
 def main() -> int:
     """Run the steps named on the command line, in order."""
-    steps = ("delta", "base", "initrd", "compress", "rootfs", "kernel", "qemu", "busybox", "lock")
+    steps = (
+        *(*DELTAS, "base", "kernel", "initrd", "compress", "qemu"),
+        *("rootfs", "ext4", "vhd", "verity", "stub", "busybox", "lock"),
+    )
     parser = argparse.ArgumentParser(prog="build_initrd", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where products go")
     parser.add_argument("--build", type=Path, required=True, help="where everything else goes")
     parser.add_argument("--arch", choices=ARCHITECTURES, default=this_machine().name)
     parser.add_argument("--base", type=Path, help="root file system to use, tar or cpio")
     parser.add_argument("--locked", action="store_true", help="take versions of the lock file only")
+    parser.add_argument("--delta", choices=DELTAS, default="delta", help="which goes over the base")
+    parser.add_argument("--usr-merged", action="store_true", help="make /bin a link to /usr/bin")
+    parser.add_argument(
+        "--kmod", action="store_true", help="put the kernel's modules into the image"
+    )
+    parser.add_argument(
+        "--rootfs-device", default="/dev/sda", help="the root disk in command lines"
+    )
+    parser.add_argument("--hash-device", default="/dev/sdb", help="the disk of its hash tree")
     parser.add_argument("--epoch", type=int, required=True, help="time of every file, in seconds")
     parser.add_argument("--commit", required=True)
     parser.add_argument("--branch", required=True)
@@ -152,7 +218,7 @@ def main() -> int:
         made = Steps(options)
         for step in options.step:
             with locked(options.build / f"{step}.lock"):
-                getattr(made, step)()
+                getattr(made, step.replace("-", "_"))()
     except BuildError as error:
         print(f"build_initrd: {error}", file=sys.stderr)
         return 1

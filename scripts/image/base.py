@@ -89,6 +89,8 @@ _DIRECTORIES = {
     "var/tmp": 0o1777,
 }
 
+_MERGED = ("bin", "lib", "lib64", "sbin")
+
 _ETC = {
     "etc/group": "root:x:0:\ntty:x:5:\n_chrony:x:100:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
@@ -110,18 +112,22 @@ _CONTAINER_DIRECTORIES = (
 )
 
 
-def build(cache: PackageCache, architecture: Architecture) -> Tree:
+def build(cache: PackageCache, architecture: Architecture, *, usr_merged: bool = False) -> Tree:
     """Return the default base root file system.
 
     Parameters:
         cache: where packages come from.
         architecture: of the machine that runs it.
+        usr_merged: whether /bin, /sbin and /lib are links into /usr, as in new distributions.
 
     Raises:
         BuildError: a package lacks a program, or none has a library that a program needs.
     """
     folders = dict(zip(sorted(PACKAGES), cache.unpack(PACKAGES), strict=True))
     tree = Tree()
+    for path in _MERGED if usr_merged else ():
+        tree.put(f"usr/{path}", directory())
+        tree.put(path, symlink(f"usr/{path}"))
     for path, mode in _DIRECTORIES.items():
         tree.put(path, directory(mode))
     _add_applets(tree, folders["busybox-static"] / "bin/busybox", architecture)
@@ -155,7 +161,8 @@ def complete(tree: Tree) -> None:
     Raises:
         BuildError: /var/run leads elsewhere, and cannot be replaced as there are files in it.
     """
-    for path in ("dev", "etc", "proc", "run", "sys", "tmp", "var"):
+    # On /lib/modules goes what the initrd of a root disk has.
+    for path in ("dev", "etc", "lib/modules", "proc", "run", "sys", "tmp", "var"):
         tree.need_directory(path)
     if tree.resolve("var/run") == "run":
         return

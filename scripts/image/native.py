@@ -1,4 +1,4 @@
-"""The one program of the image that is compiled: what PID 1 becomes."""
+"""The programs that are compiled: what PID 1 becomes, and the init of the stub for root disks."""
 
 from __future__ import annotations
 
@@ -33,14 +33,21 @@ MUSL_GCC = Compiler(["musl-gcc", "-static"], [])
 
 
 def compile_reaper(repository: Path, target: Path, compiler: Compiler = MUSL_GCC) -> None:
-    """Compile gcs/init/reaper.c to a static program, which needs no C library of the base.
+    """Compile what PID 1 becomes."""
+    compile_static(repository, "gcs/init/reaper.c", target, compiler)
+
+
+def compile_static(
+    repository: Path, source: str, target: Path, compiler: Compiler = MUSL_GCC
+) -> None:
+    """Compile a source to a static program, which needs no C library of the base.
 
     Raises:
         BuildError: the compiler is missing, or finds fault with it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # A path of its own would be in the result; relative, the bytes are the same everywhere.
-    words = [*compiler.before, "gcs/init/reaper.c", *compiler.after]
+    words = [*compiler.before, source, *compiler.after]
     run([*words, *_FLAGS, "-o", target.resolve()], cwd=repository)
 
 

@@ -38,6 +38,7 @@ def boot_options(arguments: argparse.Namespace) -> BootOptions:
         image_dir=arguments.image_dir,
         kernel=arguments.kernel,
         initrd=arguments.initrd,
+        root_disk=arguments.root_disk,
         memory_mib=arguments.memory,
         cpus=arguments.cpus,
         accelerator=arguments.accel,
@@ -195,6 +196,11 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument("--kernel", metavar="FILE", help="another kernel")
     machine.add_argument("--initrd", metavar="FILE", help="another initial RAM file system")
+    machine.add_argument(
+        "--root-disk",
+        metavar="FILE",
+        help="boot from this disk, such as out/rootfs.vhd; the guest sees it as /dev/vda",
+    )
     machine.add_argument(
         "--kernel-option", action="append", default=[], metavar="TEXT", help="may be repeated"
     )

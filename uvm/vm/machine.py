@@ -94,6 +94,8 @@ class Machine:
         processor: QEMU's model of the emulated processor.
         controllers: Number of SCSI controllers.
         disks: Disks attached from the start.
+        root_disk: Image with the root file system, which the guest sees as ``/dev/vda`` and can't
+            write to; the initrd hands over to it.
         kernel_options: Added to the kernel's command line, before the arguments of init.
         agent: Command that init runs.
         pmem_slots: How many images can be plugged as persistent memory. With any, the guest's
@@ -109,6 +111,7 @@ class Machine:
     processor: str = "max"
     controllers: int = 1
     disks: tuple[Disk, ...] = ()
+    root_disk: Path | None = None
     kernel_options: tuple[str, ...] = ()
     init_options: tuple[str, ...] = ("-e", "1")
     agent: tuple[str, ...] = DEFAULT_AGENT
@@ -126,9 +129,12 @@ class Machine:
                 f"nr_cpus={self.cpus}",
                 "brd.rd_nr=0",
                 "rdinit=/init",
+                *(("root=/dev/vda", "ro", "init=/init") if self.root_disk else ()),
                 # Last of all, so that they prevail.
                 *self.kernel_options,
                 "--",
+                # Overlays over /etc and /var, which programs write to.
+                *(("-w",) if self.root_disk else ()),
                 *self.init_options,
                 *self.agent,
             )
@@ -175,6 +181,10 @@ def qemu_command_line(machine: Machine, wiring: Wiring) -> list[str]:
         *("-object", "rng-random,id=random,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=random"),
     ]
+    if machine.root_disk is not None:
+        drive = f"file.driver=file,file.filename={_escape(machine.root_disk)},file.read-only=on"
+        command += ["-blockdev", f"driver=raw,node-name=root,read-only=on,{drive}"]
+        command += ["-device", "virtio-blk-pci,drive=root"]
     for controller in range(machine.controllers):
         command += ["-device", f"virtio-scsi-pci,id=scsi{controller}"]
     for disk in machine.disks:
