@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from tar2ext4 import layout, tar_header, verity, vhd
+from tar2ext4 import layout, tar_header, verity, vhd, xattrs
 from tar2ext4.errors import ArchiveError
 from tar2ext4.filesystem import File, FileSystem
 from tar2ext4.output import ImageFile, output_error, replacing
@@ -17,7 +17,7 @@ from tar2ext4.tar_reader import TarReader
 
 if TYPE_CHECKING:
     import uuid as uuids
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tar2ext4.tar_header import Header
 
@@ -64,10 +64,18 @@ def convert(
     maximum_disk_size: int | None = None,
     verity_uuid: uuids.UUID | None = None,
     vhd_uuid: uuids.UUID | None = None,
+    as_unpacked: bool = False,
+    examine: Callable[[Header], bool] | None = None,
 ) -> Result:
     """Write an ext4 image with the files of a tar archive.
 
     Equal archives give equal images, except for the two UUIDs when they are not given.
+
+    The image is the reference's, and refuses what that refuses, unless it is made `as_unpacked`:
+    then it has what unpacking the archive would have given. A later entry replaces an earlier one
+    of its name, directories may be reached through symbolic links, global extended headers count,
+    directories that an archive does not have are ordinary ones, times before 1970 and access
+    control lists are as a kernel reads them, extended attributes of unknown kinds are left out.
 
     Args:
         source: Path of the archive, or a file to read it from, up to its end or that of the
@@ -83,6 +91,9 @@ def convert(
             most 16 TiB, which a negative number stands for).
         verity_uuid: UUID of the hash device; random by default.
         vhd_uuid: UUID of the VHD; random by default.
+        as_unpacked: See above.
+        examine: Called with each header; may change it, and leaves the entry out by returning
+            False. What it raises ends the conversion.
 
     Raises:
         ArchiveError: the archive is none, is damaged, or cannot be read.
@@ -92,16 +103,18 @@ def convert(
     """
     name = os.fspath(output)
     with _opened(source) as (archive, archive_name), replacing(name) as descriptor:
-        reader = TarReader(archive, archive_name)
+        reader = TarReader(archive, archive_name, as_unpacked=as_unpacked)
         limit = layout.maximum_disk_size(maximum_disk_size)
         image = ImageFile(descriptor, name, limit)
-        file_system = FileSystem(image, limit, inline_data=inline_data)
+        file_system = FileSystem(image, limit, inline_data=inline_data, as_unpacked=as_unpacked)
         for header in reader:
+            if examine is not None and not examine(header):
+                continue
             if convert_backslash:
                 header.name = header.name.replace(b"\\", b"/")
                 header.target = header.target.replace(b"\\", b"/")
             if not (convert_whiteout and _whiteout(file_system, header)):
-                _add(file_system, reader, header)
+                _add(file_system, reader, header, as_unpacked=as_unpacked)
         file_system.finish()
         image.finish()
         digest = None
@@ -190,7 +203,7 @@ def _whiteout(file_system: FileSystem, header: Header) -> bool:
     return True
 
 
-def _add(file_system: FileSystem, reader: TarReader, header: Header) -> None:
+def _add(file_system: FileSystem, reader: TarReader, header: Header, *, as_unpacked: bool) -> None:
     if header.kind == tar_header.HARD_LINK:
         file_system.link(header.target, header.name)
         return
@@ -212,4 +225,6 @@ def _add(file_system: FileSystem, reader: TarReader, header: Header) -> None:
             for key, value in header.records.items()
             if key.startswith(_XATTR_RECORD)
         }
+        if as_unpacked:
+            file.attributes = xattrs.for_kernel(file.attributes)
     file_system.create(header.name, file, reader.content(header))

@@ -51,5 +51,10 @@ def encode(start: int, blocks: int) -> tuple[bytes, bytes]:
     return _node(index, _IN_INODE, 1), tail
 
 
+def start(encoded: bytes) -> int:
+    """The first block of a file of up to four extents."""
+    return int(_ONE.unpack_from(encoded)[-1])
+
+
 def _node(entries: list[bytes], room: int, depth: int) -> bytes:
     return _HEADER.pack(_MAGIC, len(entries), room, depth, 0) + b"".join(entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tar2ext4 import directory, extents, groups, timestamps, xattrs
+from tar2ext4 import directory, extents, groups, names, timestamps, xattrs
 from tar2ext4.errors import ArchiveError, EntryError, printable
 from tar2ext4.inode import Inode
 from tar2ext4.layout import (
@@ -78,14 +78,30 @@ class FileSystem:
     are in; an entry that comes later corrects them.
     """
 
-    def __init__(self, image: ImageFile, disk_size: int, *, inline_data: bool = False) -> None:
+    def __init__(
+        self,
+        image: ImageFile,
+        disk_size: int,
+        *,
+        inline_data: bool = False,
+        as_unpacked: bool = False,
+    ) -> None:
         """Begin an image.
 
         Args:
             image: Empty.
             disk_size: Bytes to reserve group descriptors for, see `layout.maximum_disk_size`.
             inline_data: Keep files of up to 136 bytes in their inodes.
+            as_unpacked: See `tar2ext4.convert`.
         """
+        self._as_unpacked = as_unpacked
+        self._encode_time, self._decode_time = (
+            (timestamps.encode_for_kernel, timestamps.decode_from_kernel)
+            if as_unpacked
+            else (timestamps.encode, timestamps.decode)
+        )
+        #: Numbers of inodes that lost their last name.
+        self._unused: list[int] = []
         self._image = image
         self._inline_data = inline_data
         self._descriptor_blocks = descriptor_blocks(disk_size)
@@ -112,6 +128,8 @@ class FileSystem:
         """
         parent, child_name, existing = self._locate(name)
         is_directory = file.mode & TYPE_MASK == S_IFDIR
+        if self._as_unpacked and existing is not None:
+            existing = self._make_way(parent, child_name, name, is_directory=is_directory)
         reuse = self._replaceable(name, existing, is_directory=is_directory)
         if existing is None and is_directory and parent.links >= MAX_LINKS:
             raise EntryError(
@@ -139,11 +157,15 @@ class FileSystem:
                 is taken.
         """
         parent, child_name, existing = self._locate(name)
+        inode = self._find(target)
+        if self._as_unpacked and existing is not None and existing is not inode:
+            existing = self._make_way(parent, child_name, name, is_directory=False)
         if existing is not None and (existing.is_directory or existing.links < 2):
+            if self._as_unpacked:
+                return
             raise EntryError(
                 f"{printable(name)}: exists, and a hard link would take the last name of what it is"
             )
-        inode = self._find(target)
         if inode is None:
             raise EntryError(
                 f"{printable(name)}: a hard link to {printable(target)}, which is not in the "
@@ -184,6 +206,9 @@ class FileSystem:
             OutputError: the image cannot be written.
         """
         self._write_directories()
+        while self._inodes[-1] is None:
+            # Of what was removed; the directory `lost+found` comes before all that can be.
+            self._inodes.pop()
         groups.write(
             self._image, self._inodes, self._descriptor_blocks, inline_data=self._inline_data
         )
@@ -199,7 +224,7 @@ class FileSystem:
         if head == self._latest[0] and tail not in (b"", b".", b".."):
             parent = self._latest[1]
         else:
-            parts = clean(name)
+            parts = names.clean(name)
             if not parts:
                 return self._root, b"", self._root
             parent = self._make_parents(name, parts[:-1])
@@ -216,6 +241,8 @@ class FileSystem:
         for part in parts:
             path += b"/" + part
             below = here.children.get(part)
+            if below is not None and self._as_unpacked and below.is_symlink:
+                return self._make_parents(name, names.follow(self._root, parts, self._target))
             if below is None:
                 if len(part) > MAX_NAME or b"\0" in part:
                     raise EntryError(
@@ -226,7 +253,7 @@ class FileSystem:
                         f"{printable(path)}: its directory has {MAX_LINKS - 2} subdirectories "
                         "already"
                     )
-                below = self._make_inode(self._describe(here), None)
+                below = self._make_inode(self._implied(here), None)
                 here.children[part] = below
                 below.links += 1
                 here.links += 1
@@ -236,13 +263,40 @@ class FileSystem:
         return here
 
     def _find(self, name: bytes, *, make_parents: bool = False) -> Inode | None:
-        parts = clean(name)
+        parts = names.clean(name)
         if make_parents:
             return self._make_parents(name, parts)
-        here: Inode | None = self._root
-        for part in parts:
-            here = here.children.get(part) if here is not None else None
-        return here
+        found = names.look_up(self._root, parts)
+        if found is None and self._as_unpacked:
+            directory_ = names.follow(self._root, parts[:-1], self._target)
+            found = names.look_up(self._root, [*directory_, *parts[-1:]])
+        return found
+
+    def _target(self, inode: Inode) -> bytes:
+        if inode.flags & FLAG_EXTENTS:
+            return self._image.read_at(extents.start(inode.data) * BLOCK_SIZE, inode.size)
+        return inode.data
+
+    def _make_way(
+        self, parent: Inode, child_name: bytes, name: bytes, *, is_directory: bool
+    ) -> Inode | None:
+        """Remove what has a name; a directory stays for another, and is what is returned."""
+        existing = self._root if not child_name else parent.children[child_name]
+        if existing is self._root or (existing.is_directory and is_directory):
+            return existing
+        if existing.is_directory and existing.children:
+            raise EntryError(f"{printable(name)}: a file cannot replace a directory with files")
+        del parent.children[child_name]
+        existing.links -= 1
+        if existing.is_directory:
+            parent.links -= 1
+            existing.links -= 1
+        if not existing.links:
+            self._inodes[existing.number - 1] = None
+            self._unused.append(existing.number)
+        # Another path may lead elsewhere now.
+        self._latest = (b"", self._root)
+        return None
 
     # --- inodes -----------------------------------------------------------------------------
 
@@ -266,25 +320,36 @@ class FileSystem:
             inode.uid,
             inode.gid,
             0,
-            timestamps.decode(inode.atime),
-            timestamps.decode(inode.mtime),
-            timestamps.decode(inode.ctime),
-            timestamps.decode(inode.crtime),
+            self._decode_time(inode.atime),
+            self._decode_time(inode.mtime),
+            self._decode_time(inode.ctime),
+            self._decode_time(inode.crtime),
             inode.device,
         )
+
+    def _implied(self, parent: Inode) -> File:
+        """A directory that an entry needs and the archive does not have."""
+        file = self._describe(parent)
+        if self._as_unpacked:
+            file.mode, file.uid, file.gid = S_IFDIR | 0o755, 0, 0
+        return file
 
     def _attributes(self, inode: Inode) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         if inode.attribute_block:
             offset = inode.attribute_block * BLOCK_SIZE
-            found |= xattrs.decode_block(self._image.read_at(offset, BLOCK_SIZE))
-        return found | xattrs.decode_inode(inode.attribute_area)
+            block = self._image.read_at(offset, BLOCK_SIZE)
+            found |= xattrs.decode_block(block, lists=self._as_unpacked)
+        return found | self._attributes_in(inode.attribute_area)
+
+    def _attributes_in(self, area: bytes) -> dict[bytes, bytes]:
+        return xattrs.decode_inode(area, lists=self._as_unpacked)
 
     def _make_inode(self, file: File, reuse: Inode | None) -> Inode:
         """Fill a new inode, or an existing one again; writes what of it needs blocks now."""
         file_type = file.mode & TYPE_MASK or S_IFREG
         if reuse is None:
-            inode = Inode(len(self._inodes) + 1)
+            inode = Inode(self._unused[-1] if self._unused else len(self._inodes) + 1)
             if file_type == S_IFDIR:
                 inode.children = {}
                 inode.links = 1  # its own "."
@@ -297,10 +362,10 @@ class FileSystem:
         inode.mode = file.mode | file_type
         inode.uid, inode.gid = file.uid, file.gid
         inode.flags = FLAG_HUGE_FILE
-        inode.atime = timestamps.encode(file.atime)
-        inode.ctime = timestamps.encode(file.ctime)
-        inode.mtime = timestamps.encode(file.mtime)
-        inode.crtime = timestamps.encode(file.crtime)
+        inode.atime = self._encode_time(file.atime)
+        inode.ctime = self._encode_time(file.ctime)
+        inode.mtime = self._encode_time(file.mtime)
+        inode.crtime = self._encode_time(file.crtime)
         inode.device = file.device
         inode.data = b""
         inode.size = 0
@@ -317,7 +382,10 @@ class FileSystem:
             self._image.write(inode.data)
             self._set_extents(inode, start)
         if reuse is None:
-            self._inodes.append(inode)
+            if self._unused:
+                self._inodes[self._unused.pop() - 1] = inode
+            else:
+                self._inodes.append(inode)
         return inode
 
     def _prepare_regular(self, inode: Inode, file: File, placement: xattrs.Placement) -> None:
@@ -345,7 +413,7 @@ class FileSystem:
         if not (attributes or inode.attribute_area or inode.attribute_block or placement.in_inode):
             return
         if inode.attribute_area:
-            attributes = xattrs.decode_inode(inode.attribute_area) | attributes
+            attributes = self._attributes_in(inode.attribute_area) | attributes
         for name in sorted(attributes):
             if not 0 < len(name) <= _ATTRIBUTE_NAME_LIMIT:
                 raise EntryError(
@@ -408,14 +476,3 @@ class FileSystem:
 
 
 _OTHER_TYPES: Final = frozenset({S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFSOCK})
-
-
-def clean(name: bytes) -> list[bytes]:
-    """Components of a path below the root, without `.` and `..`."""
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return parts

@@ -17,6 +17,7 @@ from tar2ext4.layout import (
     S_IFBLK,
     S_IFCHR,
     S_IFDIR,
+    S_IFLNK,
     TYPE_MASK,
 )
 
@@ -81,6 +82,10 @@ class Inode:
     @property
     def is_directory(self) -> bool:
         return self.mode & TYPE_MASK == S_IFDIR
+
+    @property
+    def is_symlink(self) -> bool:
+        return self.mode & TYPE_MASK == S_IFLNK
 
     def encode(self) -> bytes:
         """The inode as it is in the inode table."""

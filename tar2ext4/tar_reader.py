@@ -34,13 +34,15 @@ class TarReader:
     all. Global extended headers are entries as well, for that is what the reference takes them for.
     """
 
-    def __init__(self, source: BinaryIO, name: str) -> None:
+    def __init__(self, source: BinaryIO, name: str, *, as_unpacked: bool = False) -> None:
         """Read from a file.
 
         Args:
             source: At the archive's first byte; needs not be seekable.
             name: For messages.
+            as_unpacked: Let global extended headers have their say on entries instead.
         """
+        self._globals: dict[bytes, bytes] | None = {} if as_unpacked else None
         self._source = source
         #: At most one system call each.
         self._read_some: Callable[[int], bytes] = getattr(source, "read1", source.read)
@@ -173,12 +175,16 @@ class TarReader:
             if kind == tar_header.PAX_NEXT:
                 records = tar_header.parse_pax(self._extended())
             elif kind == tar_header.PAX_GLOBAL:
-                return self._global(header)
+                if self._globals is None:
+                    return self._global(header)
+                self._globals |= tar_header.parse_pax(self._extended())
             elif kind == tar_header.GNU_LONG_NAME:
                 long_name = tar_header.text(self._extended())
             elif kind == tar_header.GNU_LONG_LINK:
                 long_target = tar_header.text(self._extended())
             else:
+                if self._globals:
+                    records = self._globals | records
                 tar_header.apply_pax(header, records)
                 header.name = long_name or header.name
                 header.target = long_target or header.target

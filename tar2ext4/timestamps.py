@@ -45,6 +45,27 @@ def encode(time: Time | None) -> int:
     return (seconds & _UINT64) | (nanoseconds << 34)
 
 
+def encode_for_kernel(time: Time | None) -> int:
+    """As `encode`, but as a kernel reads it: 32 bits with a sign, and how often to add 2³²."""
+    if time is None or time == (YEAR_ONE, 0):
+        return 0
+    seconds = min(max(time[0], _OLDEST), _NEWEST)
+    nanoseconds = time[1] if seconds == time[0] else 0
+    low = _signed(seconds & 0xFFFFFFFF)
+    return (seconds & 0xFFFFFFFF) | (seconds - low) | nanoseconds << 34
+
+
+def decode_from_kernel(encoded: int) -> Time | None:
+    """The time that `encode_for_kernel` gave these bits."""
+    if encoded == 0:
+        return None
+    return _signed(encoded & 0xFFFFFFFF) + (encoded & 0x300000000), encoded >> 34
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 32) if word & 0x80000000 else word
+
+
 def decode(encoded: int) -> Time | None:
     """The time that the 64 bits in an inode stand for."""
     if encoded == 0:

@@ -26,6 +26,12 @@ _IN_INODE: Final = INODE_EXTRA_SIZE - 4
 _IN_BLOCK: Final = BLOCK_SIZE - _BLOCK_HEADER.size
 _UINT32: Final = 0xFFFFFFFF
 
+_ACL_ENTRY: Final = struct.Struct("<HHI")  # tag, permissions, owner
+#: Tags of entries for named users and groups.
+_ACL_NAMED: Final = (0x02, 0x08)
+#: Indexes of the two access control lists.
+_ACLS: Final = (2, 3)
+
 #: Prefixes of names that become a number, in the order they are tried.
 _PREFIXES: Final = (
     (2, b"system.posix_acl_access"),
@@ -62,6 +68,36 @@ def split_name(name: bytes) -> tuple[int, bytes]:
         if name.startswith(prefix):
             return index, name[len(prefix) :]
     return 0, name
+
+
+def for_kernel(attributes: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Attributes as a kernel can use them.
+
+    Access control lists get the form they have on disk, see `fs/ext4/acl.h` of Linux; what has no
+    prefix that ext4 knows is left out. A list that is none is left out, too: the kernel would
+    refuse to open the file.
+    """
+    usable = {}
+    for name, value in attributes.items():
+        index, rest = split_name(name)
+        if index in _ACLS and not rest:
+            acl = _acl_on_disk(value)
+            if acl is not None:
+                usable[name] = acl
+        elif index:
+            usable[name] = value
+    return usable
+
+
+def _acl_on_disk(value: bytes) -> bytes | None:
+    if len(value) % _ACL_ENTRY.size != 4 or value[:4] != b"\2\0\0\0":
+        return None
+    parts = [b"\1\0\0\0"]
+    for tag, permissions, owner in _ACL_ENTRY.iter_unpack(value[4:]):
+        parts.append(struct.pack("<HH", tag, permissions))
+        if tag in _ACL_NAMED:
+            parts.append(owner.to_bytes(4, "little"))
+    return b"".join(parts)
 
 
 def _hash(name: bytes, value: bytes) -> int:
@@ -101,15 +137,15 @@ def _encode(attributes: Iterable[Attribute], size: int, value_base: int) -> byte
     return bytes(area)
 
 
-def _decode(area: bytes, value_base: int) -> dict[bytes, bytes]:
-    """The attributes of an area, up to the first entry without a name.
+def _decode(area: bytes, value_base: int, *, lists: bool) -> dict[bytes, bytes]:
+    """The attributes of an area.
 
-    An access control list has none besides its prefix, so that what follows one is not seen: so
-    does the reference when an entry of the archive comes again.
+    An access control list has no name besides its prefix. Unless they are asked for, it ends the
+    area: so does the reference when an entry of the archive comes again.
     """
     found: dict[bytes, bytes] = {}
     at = 0
-    while at < len(area) and area[at]:
+    while at < len(area) and (area[at] or (lists and area[at + 1] in _ACLS)):
         length, index, offset, _, size, _ = _ENTRY.unpack_from(area, at)
         name_at = at + _ENTRY.size
         name = area[name_at : name_at + length]
@@ -163,14 +199,14 @@ def encode_inode(attributes: Iterable[Attribute]) -> bytes:
     return _MAGIC.to_bytes(4, "little") + _encode(attributes, _IN_INODE, 0)
 
 
-def decode_inode(area: bytes) -> dict[bytes, bytes]:
-    """The attributes in the area behind the fields of an inode."""
-    return _decode(area[4:], 0) if area else {}
+def decode_inode(area: bytes, *, lists: bool = False) -> dict[bytes, bytes]:
+    """The attributes in the area behind the fields of an inode; `lists`: also behind an ACL."""
+    return _decode(area[4:], 0, lists=lists) if area else {}
 
 
-def decode_block(block: bytes) -> dict[bytes, bytes]:
-    """The attributes in a block."""
-    return _decode(block[_BLOCK_HEADER.size :], _BLOCK_HEADER.size)
+def decode_block(block: bytes, *, lists: bool = False) -> dict[bytes, bytes]:
+    """The attributes in a block; `lists`: also behind an ACL."""
+    return _decode(block[_BLOCK_HEADER.size :], _BLOCK_HEADER.size, lists=lists)
 
 
 def with_inline_data(area: bytes, data: bytes) -> bytes:

@@ -9,8 +9,9 @@ import pytest
 
 from tar2ext4 import filesystem, layout, timestamps
 from tar2ext4.errors import EntryError, ImageTooLargeError
-from tar2ext4.filesystem import File, FileSystem, clean
+from tar2ext4.filesystem import File, FileSystem
 from tar2ext4.layout import S_IFDIR, S_IFLNK
+from tar2ext4.names import clean
 from tar2ext4.output import ImageFile
 
 if TYPE_CHECKING:
@@ -140,6 +141,28 @@ def test_times_there_and_back(time: tuple[int, int]) -> None:
     else:
         # Earlier ones get all higher bits, as the reference writes them.
         assert encoded & 0xFFFFFFFF == time[0] & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("time", "encoded"),
+    [
+        # Examples of https://docs.kernel.org/filesystems/ext4/inodes.html, "Inode Timestamps".
+        ((-0x80000000, 0), 0x80000000),
+        ((-1, 5), 0xFFFFFFFF | 5 << 34),
+        ((0x7FFFFFFF, 0), 0x7FFFFFFF),
+        ((0x80000000, 0), 0x1_80000000),
+        ((0xFFFFFFFF, 0), 0x1_FFFFFFFF),
+        ((0x1_00000000, 0), 0x1_00000000),
+        ((0x1_80000000, 7), 0x2_80000000 | 7 << 34),
+        ((0x3_7FFFFFFF, 0), 0x3_7FFFFFFF),
+        ((0x3_80000000, 9), 0x3_7FFFFFFF),
+        ((-0x80000001, 9), 0x80000000),
+    ],
+)
+def test_times_as_a_kernel_reads_them(time: tuple[int, int], encoded: int) -> None:
+    assert timestamps.encode_for_kernel(time) == encoded
+    if -0x80000000 <= time[0] <= 0x3_7FFFFFFF:
+        assert timestamps.decode_from_kernel(encoded) == time
 
 
 @pytest.mark.parametrize(
