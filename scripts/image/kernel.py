@@ -32,6 +32,9 @@ LOAD_AT_BOOT = (
     "scsi_common",
     "scsi_mod",
     "virtio_scsi",
+    "failover",
+    "net_failover",
+    "virtio_net",
     "crct10dif_generic",
     "crc64_rocksoft_generic",
     "sd_mod",
@@ -40,7 +43,8 @@ LOAD_AT_BOOT = (
 
 The two checksums come before sd_mod, since without them it starts modprobe four times over to look
 for some (0.3 s under emulation). File systems on disks are loaded by the kernel when they are
-mounted: ext4 alone takes 0.2 s.
+mounted: ext4 alone takes 0.2 s. Nothing in the VM loads a driver when a device is plugged in, so
+the one for network adapters is here, too, after what it depends on.
 """
 
 CARRIED = (
@@ -61,7 +65,6 @@ CARRIED = (
     "ecb",
     "erofs",
     "ext4",
-    "failover",
     "fuse",
     "iptable_filter",
     "iptable_nat",
@@ -69,7 +72,6 @@ CARRIED = (
     "loop",
     "macvlan",
     "nd_pmem",
-    "net_failover",
     "nf_conntrack",
     "nfit",
     "nls_utf8",
@@ -81,7 +83,6 @@ CARRIED = (
     "virtio_balloon",
     "virtio_blk",
     "virtio-rng",
-    "virtio_net",
     "virtio_pmem",
     "virtiofs",
     "vsock_loopback",

@@ -1,8 +1,11 @@
 """A machine as data, and its command line for QEMU."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from uvm.vm.nic import Nic, netdev_options, nic_device_options, root_port_options
 
 QEMU: Final = "qemu-system-"
 #: What init runs: the agent, with its log on the log port (spec 2.1).
@@ -101,6 +104,8 @@ class Machine:
         pmem_slots: How many images can be plugged as persistent memory. With any, the guest's
             kernel sets 64 MiB aside for devices that can't reach all of the address space.
         architecture: Kind of machine, as QEMU and ``uname -m`` name it.
+        nics: Network adapters that are there from the start.
+        network_ports: How many more can be plugged in.
     """
 
     kernel: Path
@@ -117,6 +122,8 @@ class Machine:
     agent: tuple[str, ...] = DEFAULT_AGENT
     pmem_slots: int = 0
     architecture: str = "x86_64"
+    nics: tuple[Nic, ...] = ()
+    network_ports: int = 0
 
     def kernel_command_line(self) -> str:
         """Return the kernel's command line, in the order of a real host (spec 2.1)."""
@@ -189,6 +196,11 @@ def qemu_command_line(machine: Machine, wiring: Wiring) -> list[str]:
         command += ["-device", f"virtio-scsi-pci,id=scsi{controller}"]
     for disk in machine.disks:
         command += ["-blockdev", _block_device(disk), "-device", _scsi_disk(disk)]
+    for port in range(machine.network_ports):
+        command += ["-device", root_port_options(port)]
+    for nic in machine.nics:
+        command += ["-netdev", json.dumps(netdev_options(nic))]
+        command += ["-device", json.dumps(nic_device_options(nic))]
     return [*command, *_vsock(wiring)]
 
 

@@ -24,6 +24,7 @@ from uvm.vm.machine import (
     qemu_command_line,
     scsi_disk_options,
 )
+from uvm.vm.nic import Nic, netdev_options, nic_device_options
 from uvm.vm.qmp import Monitor, RefusedError
 
 VsockKind = Literal["user", "kernel", "none"]
@@ -140,23 +141,31 @@ class VirtualMachine:
         Raises:
             UvmError: QEMU refused, or the disk was not let go in time.
         """
-        device = f"dev-{disk.name}"
-        with self._monitor.listener("DEVICE_DELETED") as events:
-            try:
-                await self._monitor.execute("device_del", {"id": device})
-                async with asyncio.timeout(_UNPLUG):
-                    async for event in events:
-                        data = event["data"]
-                        if isinstance(data, dict) and data.get("device") == device:
-                            break
-            except RefusedError as error:
-                # An earlier try was given up, and went through behind our back.
-                if error.kind != "DeviceNotFound":
-                    raise
-            except TimeoutError:
-                raise UvmError(f"the VM did not let go of disk {disk.path}") from None
+        await self._unplug(f"dev-{disk.name}", f"disk {disk.path}")
         if disk.name in await self._block_nodes():
             await self._monitor.execute("blockdev-del", {"node-name": disk.name})
+
+    async def add_nic(self, nic: Nic) -> None:
+        """Plug a network adapter into its root port; the guest sees it some milliseconds later.
+
+        Raises:
+            UvmError: QEMU refused it.
+        """
+        await self._monitor.execute("netdev_add", netdev_options(nic))
+        try:
+            await self._monitor.execute("device_add", nic_device_options(nic))
+        except BaseException:
+            await self._monitor.execute("netdev_del", {"id": nic.name})
+            raise
+
+    async def remove_nic(self, nic: Nic) -> None:
+        """Unplug a network adapter; its published ports are free when this returns.
+
+        Raises:
+            UvmError: QEMU refused, or the guest did not let go in time.
+        """
+        await self._unplug(nic.device, f"network adapter {nic.mac}")
+        await self._monitor.execute("netdev_del", {"id": nic.name})
 
     async def plug_pmem(self, path: Path, *, read_only: bool = True) -> int:
         """Plug an image in as persistent memory; it stays until the end of the VM.
@@ -199,6 +208,22 @@ class VirtualMachine:
                 self._pmem_count = number
             raise
         return number
+
+    async def _unplug(self, device: str, what: str) -> None:
+        with self._monitor.listener("DEVICE_DELETED") as events:
+            try:
+                await self._monitor.execute("device_del", {"id": device})
+                async with asyncio.timeout(_UNPLUG):
+                    async for event in events:
+                        data = event["data"]
+                        if isinstance(data, dict) and data.get("device") == device:
+                            break
+            except RefusedError as error:
+                # An earlier try was given up, and went through behind our back.
+                if error.kind != "DeviceNotFound":
+                    raise
+            except TimeoutError:
+                raise UvmError(f"the VM did not let go of {what}") from None
 
     async def _block_nodes(self) -> set[str]:
         nodes = await self._monitor.execute("query-named-block-nodes", {"flat": True})

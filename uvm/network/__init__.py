@@ -1,0 +1,1 @@
+"""Networks of containers and pods: what a person asks for, adapters, namespaces."""
