@@ -10,6 +10,7 @@ from uvm.errors import MissingFileError, UvmError
 from uvm.paths import image_directory, require_image_file
 from uvm.vm.accelerator import choose_accelerator
 from uvm.vm.machine import DEFAULT_AGENT, Machine, architecture_of
+from uvm.vm.nic import MAX_ROOT_PORTS
 from uvm.vm.virtual_machine import VsockKind, choose_vsock
 
 KERNEL: str = "vmlinux"
@@ -34,6 +35,7 @@ class BootOptions:
         vsock: Which vsock device, or ``auto``.
         kernel_options: Added to the kernel's command line.
         agent: Command that init runs; empty: the usual one.
+        network_ports: How many network adapters can be plugged in while it runs.
     """
 
     image_dir: str | None = None
@@ -46,6 +48,7 @@ class BootOptions:
     vsock: Literal["auto", "user", "kernel"] = "auto"
     kernel_options: tuple[str, ...] = ()
     agent: tuple[str, ...] = ()
+    network_ports: int = 0
 
     def find(self, name: str, given: str | None) -> Path:
         """Return the path of a boot file.
@@ -78,6 +81,8 @@ async def build_machine(
         raise UvmError(f"a VM needs at least {_LEAST_MEMORY_MIB} MiB of memory")
     if options.cpus < 1:
         raise UvmError("a VM needs at least one processor")
+    if not 0 <= options.network_ports <= MAX_ROOT_PORTS:
+        raise UvmError(f"a VM can have 0 to {MAX_ROOT_PORTS} ports for network adapters")
     kernel = options.find(KERNEL, options.kernel)
     root_disk = options.find("", options.root_disk) if options.root_disk else None
     initrd = options.find(ROOT_DISK_INITRD if root_disk else INITRD, options.initrd)
@@ -100,5 +105,6 @@ async def build_machine(
         kernel_options=options.kernel_options,
         agent=options.agent or DEFAULT_AGENT,
         architecture=architecture,
+        network_ports=options.network_ports,
     )
     return machine, vsock

@@ -26,6 +26,7 @@ from gcs.protocol.settings import (
 )
 from uvm.errors import UvmError
 from uvm.guest import Guest
+from uvm.network.namespace import NetworkNamespace
 from uvm.process import Process
 from uvm.recovery import RecoverableProcess
 from uvm.spec import ContainerOptions, ProcessOptions, container_document, process_document
@@ -110,6 +111,7 @@ class Container:
         guest: The VM's agent.
         container_id: Its id.
         place: Where it is in the guest; by default a place of its own.
+        network: Its network namespace, whose adapters go with it; ``None``: it has no network.
         delete_first: Have the agent forget the container before its disks are unmounted, as the
             v2 shim does; by default it is the last step, as of the v1 shim (spec 2.6).
     """
@@ -120,10 +122,12 @@ class Container:
         container_id: str,
         place: ContainerPlace | None = None,
         *,
+        network: NetworkNamespace | None = None,
         delete_first: bool = False,
     ) -> None:
         self.guest = guest
         self.id = container_id
+        self.network = network
         self.place = place or place_of_its_own(container_id)
         self.init: Process | None = None
         self._delete_first = delete_first
@@ -212,7 +216,8 @@ class Container:
 
     async def create(self, options: ContainerOptions) -> None:
         """Create the container; its init is not running yet."""
-        document = container_document(options, self.rootfs_path)
+        namespace_id = None if self.network is None else self.network.id
+        document = container_document(options, self.rootfs_path, namespace_id)
         self._stop_signal = options.stop_signal
         await self.create_from(document)
 
@@ -314,16 +319,19 @@ class Container:
         return kills if isinstance(kills, int) else 0
 
     async def remove(self) -> None:
-        """End the container if it runs, unmount its disks and have the agent forget it.
+        """End the container if it runs, and have nothing left of it.
 
-        All of it is tried, whatever fails.
+        Its network adapters are taken away, its disks unmounted, and the agent forgets it. All of
+        that is tried, whatever fails.
 
         Raises:
-            RemoteError: The first failure.
+            RemoteError, UvmError: The first failure.
         """
         errors: list[Exception] = []
         if self._created and self.init is not None and self._exit is None:
             await _attempt(self._shut_down, errors)
+        if self.network is not None:
+            await _attempt(self.network.remove, errors)
         combined, self._combined = self._combined, None
         if combined is not None:
             await _attempt(lambda: self._modify(REMOVE, combined), errors)

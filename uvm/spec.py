@@ -135,8 +135,16 @@ def process_document(options: ProcessOptions) -> dict[str, Any]:
     return document
 
 
-def container_document(options: ContainerOptions, root_path: str) -> dict[str, Any]:
-    """Return an OCI specification for a container whose root is mounted at a path."""
+def container_document(
+    options: ContainerOptions, root_path: str, network_namespace: str | None = None
+) -> dict[str, Any]:
+    """Return an OCI specification.
+
+    Args:
+        options: The container.
+        root_path: Where its root file system is mounted.
+        network_namespace: Id of the namespace whose adapters it gets; ``None``: it gets none.
+    """
     root: dict[str, Any] = {"path": root_path}
     if options.read_only:
         root["readonly"] = True
@@ -148,7 +156,7 @@ def container_document(options: ContainerOptions, root_path: str) -> dict[str, A
     namespaces = ["pid", "ipc", "uts", "mount", "network"]
     if options.cgroup_namespace:
         namespaces.append("cgroup")
-    return {
+    document: dict[str, Any] = {
         "ociVersion": "1.1.0",
         "process": process_document(options.process),
         "root": root,
@@ -164,6 +172,9 @@ def container_document(options: ContainerOptions, root_path: str) -> dict[str, A
             "readonlyPaths": list(READ_ONLY_PATHS),
         },
     }
+    if network_namespace is not None:
+        document["windows"] = {"network": {"networkNamespace": network_namespace}}
+    return document
 
 
 def _environment(options: ProcessOptions) -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,9 @@ from uvm.errors import BootError, UvmError
 from uvm.guest import Guest
 from uvm.layers import SharedLayers
 from uvm.logs import LogEntry
+from uvm.network.adapter import Adapter
+from uvm.network.namespace import NetworkNamespace
+from uvm.network.plugs import NetworkPlugs
 from uvm.timings import Timings
 from uvm.vm.machine import Disk, Machine
 from uvm.vm.virtual_machine import VirtualMachine, VsockKind
@@ -73,20 +76,23 @@ class UtilityVm:
         self._machine = machine
         self.vm = VirtualMachine(machine, directory, vsock=vsock)
         self.guest = Guest(self.vm.host, on_log=on_log, timings=self.timings)
+        self.plugs = NetworkPlugs(self.vm)
         self._layers = SharedLayers(self.guest, self._attach_layer, self._detach_layer)
 
-    async def boot(self, disks: RootDisks | None = None) -> None:
+    async def boot(self, disks: RootDisks | None = None, adapters: Sequence[Adapter] = ()) -> None:
         """Start the machine and wait until the agent has negotiated.
 
         Args:
             disks: Disks of a container that is to be run, attached from the start.
+            adapters: Its network adapters, likewise.
 
         Raises:
             BootError: It did not come up in time, or ended; carries the console's last lines.
-            UvmError: QEMU did not start.
+            UvmError: QEMU did not start, or the host lacks what an adapter needs.
         """
         if disks is not None:
             self._attach_at_boot(disks)
+        self.plugs.build_in(adapters)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
             self.guest.listen()
@@ -136,16 +142,42 @@ class UtilityVm:
                 pending.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def prepare_container(
-        self, disks: RootDisks, container_id: str | None = None
-    ) -> Container:
-        """Attach a container's disks, where they are not yet, and mount them in the guest.
+    def network_namespace(self, namespace_id: str | None = None) -> NetworkNamespace:
+        """Return a network namespace, for a pod.
 
-        Everything is taken back when a step fails.
+        Args:
+            namespace_id: A GUID; by default a new one.
         """
-        container = Container(self.guest, container_id or new_container_id())
+        return NetworkNamespace(self.plugs, self.guest, namespace_id)
+
+    async def prepare_container(
+        self,
+        disks: RootDisks,
+        container_id: str | None = None,
+        adapters: Sequence[Adapter] = (),
+    ) -> Container:
+        """Attach a container's disks and network adapters, where they are not yet.
+
+        The guest mounts the disks, and keeps the adapters for the container. Everything is taken
+        back when a step fails.
+
+        Args:
+            disks: Its disks.
+            container_id: Its id.
+            adapters: Its network adapters.
+
+        Raises:
+            RemoteError: The agent could not do its part.
+            UvmError: The host, or QEMU, could not.
+        """
+        network = self.network_namespace() if adapters else None
+        container = Container(self.guest, container_id or new_container_id(), network=network)
         self._disks[container.id] = []
         try:
+            if network is not None:
+                for adapter in adapters:
+                    await network.add(adapter)
+                self.timings.mark("network attached")
             for image in disks.layers:
                 await self._layers.attach(image)
                 container.when_removed(partial(self._layers.release, image))
@@ -166,7 +198,7 @@ class UtilityVm:
         return container
 
     async def remove_container(self, container: Container) -> None:
-        """End a container, unmount and unplug its disks.
+        """End a container, unmount and unplug its disks and network adapters.
 
         Raises:
             RemoteError: The agent could not do its part.
@@ -282,7 +314,7 @@ class UtilityVm:
             images.append((disks.scratch, False))
         for image, read_only in images:
             self._boot_disks[image] = replace(self._free_address(), path=image, read_only=read_only)
-        self.vm.machine = replace(self._machine, disks=tuple(self._boot_disks.values()))
+        self.vm.machine = replace(self.vm.machine, disks=tuple(self._boot_disks.values()))
 
     def _free_address(self) -> Disk:
         attached = [disk for disks in self._disks.values() for disk in disks] + self._stuck

@@ -2,10 +2,14 @@
 
 import argparse
 import signal
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from uvm.boot import BootOptions
+from uvm.network.options import NETWORK_SYNTAX, PORT_SYNTAX, parse_network, parse_port
+from uvm.network.plugs import DEFAULT_PORTS
 from uvm.vm.disks import SCRATCH_MIB
+from uvm.vm.nic import MAX_ROOT_PORTS
 
 DESCRIPTION = "Boot utility VMs and run containers in them."
 _EPILOG = "Exit status: the container's or process's; 125 when uvm itself fails, 126 when the "
@@ -44,6 +48,7 @@ def boot_options(arguments: argparse.Namespace) -> BootOptions:
         accelerator=arguments.accel,
         vsock=arguments.vsock,
         kernel_options=tuple(arguments.kernel_option),
+        network_ports=arguments.network_ports,
     )
 
 
@@ -99,6 +104,9 @@ def _add_run(commands: _Commands) -> None:
         "--timings", action="store_true", help="say on stderr how long each phase took"
     )
     parser.add_argument("--json", action="store_true", help="timings as JSON")
+    # What is asked for is built in.
+    parser.set_defaults(network_ports=0)
+    _add_network_options(parser)
     _add_process_options(parser)
     _add_machine_options(parser)
 
@@ -110,6 +118,13 @@ def _add_boot(commands: _Commands) -> None:
     parser.add_argument("--name", default="default", help="its name (default: %(default)s)")
     parser.add_argument("--timings", action="store_true", help="say how long each phase took")
     parser.add_argument("--json", action="store_true", help="timings as JSON")
+    parser.add_argument(
+        "--network-ports",
+        type=_readable(_port_count),
+        default=DEFAULT_PORTS,
+        metavar="N",
+        help="network adapters that containers can have, all together (default: %(default)s)",
+    )
     _add_machine_options(parser)
 
 
@@ -168,6 +183,45 @@ def _add_name(parser: argparse.ArgumentParser, option: str = "name") -> None:
 def _add_container(parser: argparse.ArgumentParser) -> None:
     text = "beginning of a container's id (default: all of them)"
     parser.add_argument("--container", metavar="ID", help=text)
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--network",
+        action="append",
+        type=_readable(parse_network),
+        metavar="NETWORK",
+        help=f"network of the container: {NETWORK_SYNTAX}; may be repeated (default: none, or user "
+        "with -p)",
+    )
+    parser.add_argument(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        type=_readable(parse_port),
+        metavar=PORT_SYNTAX,
+        help="port of the host that leads to one of the container; may be repeated "
+        "(default HOSTIP: 127.0.0.1)",
+    )
+
+
+def _port_count(text: str) -> int:
+    if text.isascii() and text.isdecimal() and int(text) <= MAX_ROOT_PORTS:
+        return int(text)
+    raise ValueError(f"{text!r} is no number from 0 to {MAX_ROOT_PORTS}")
+
+
+def _readable(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Have argparse show what the error of a parser says."""
+
+    def parse_argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
 
 
 def _add_process_options(parser: argparse.ArgumentParser) -> None:

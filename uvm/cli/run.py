@@ -22,6 +22,9 @@ from uvm.image.documents import ProcessConfig
 from uvm.image.load import RootFileSystem, load_root, split_source
 from uvm.keeper.client import KeptVm
 from uvm.keeper.messages import Run
+from uvm.network.adapter import Adapter
+from uvm.network.checks import check_network
+from uvm.network.options import choose_adapters
 from uvm.paths import cache_directory
 from uvm.spec import ContainerOptions
 from uvm.timings import Timings
@@ -39,6 +42,7 @@ async def run(arguments: argparse.Namespace, command: list[str]) -> int:
     """Run a container; returns its exit code."""
     if arguments.detach and arguments.name is None:
         raise UvmError("--detach needs --name: a VM of its own ends with the command")
+    adapters = _adapters(arguments)
     timings = Timings()
     with Progress(verbose=arguments.verbose) as progress:
         options = boot_options(arguments)
@@ -51,8 +55,19 @@ async def run(arguments: argparse.Namespace, command: list[str]) -> int:
             container = await _container_options(arguments, command, root)
             timings.mark("disks prepared")
             if arguments.name is not None:
-                return await _run_in_kept(arguments, container, disks, progress)
-            return await _run_in_own(arguments, container, disks, progress, timings)
+                return await _run_in_kept(arguments, container, disks, adapters, progress)
+            return await _run_in_own(arguments, container, disks, adapters, progress, timings)
+
+
+def _adapters(arguments: argparse.Namespace) -> list[Adapter]:
+    """Return the network adapters that are asked for; said at once if the host can't have them."""
+    try:
+        adapters = choose_adapters(arguments.network, arguments.publish)
+    except ValueError as error:
+        raise UvmError(str(error)) from None
+    for adapter in adapters:
+        check_network(adapter.network)
+    return adapters
 
 
 async def _prepare_disks(
@@ -109,6 +124,7 @@ async def _run_in_own(
     arguments: argparse.Namespace,
     options: ContainerOptions,
     disks: RootDisks,
+    adapters: list[Adapter],
     progress: Progress,
     timings: Timings,
 ) -> int:
@@ -119,10 +135,10 @@ async def _run_in_own(
         undo.callback(directory.remove)
         utility = UtilityVm(machine, directory.path, vsock=vsock, timings=timings)
         progress.step(f"booting a VM ({machine.accelerator})")
-        await utility.boot(disks)
+        await utility.boot(disks, adapters)
         undo.push_async_callback(utility.stop)
         container = await utility.while_alive(
-            _start(utility, options, disks, progress), "the container"
+            _start(utility, options, disks, adapters, progress), "the container"
         )
         exit_code = await utility.while_alive(
             _interact(container, arguments, utility), "the container's end"
@@ -146,10 +162,14 @@ def _controllers(disks: RootDisks) -> int:
 
 
 async def _start(
-    utility: UtilityVm, options: ContainerOptions, disks: RootDisks, progress: Progress
+    utility: UtilityVm,
+    options: ContainerOptions,
+    disks: RootDisks,
+    adapters: list[Adapter],
+    progress: Progress,
 ) -> Container:
     progress.step("mounting the disks")
-    container = await utility.prepare_container(disks)
+    container = await utility.prepare_container(disks, adapters=adapters)
     progress.step("creating the container")
     await container.create(options)
     utility.timings.mark("container created")
@@ -184,6 +204,7 @@ async def _run_in_kept(
     arguments: argparse.Namespace,
     options: ContainerOptions,
     disks: RootDisks,
+    adapters: list[Adapter],
     progress: Progress,
 ) -> int:
     progress.step(f"starting the container in VM {arguments.name}")
@@ -191,6 +212,7 @@ async def _run_in_kept(
         layers=[os.fspath(layer) for layer in disks.layers],
         scratch=os.fspath(disks.scratch) if disks.scratch else "",
         options=options,
+        adapters=adapters,
         stdin=arguments.interactive and not arguments.detach,
         detach=arguments.detach,
     )

@@ -65,25 +65,26 @@ async def show_processes(arguments: argparse.Namespace, _: list[str]) -> int:
     if arguments.json:
         sys.stdout.write(msgspec.json.encode(listings).decode() + "\n")
         return 0
-    rows = [("VM", "CONTAINER", "PID", "COMMAND")]
+    rows = [("VM", "CONTAINER", "PID", "PORTS", "COMMAND")]
     for listing in listings:
         rows += _rows(listing)
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        sys.stdout.write("  ".join([*cells, row[3]]).rstrip() + "\n")
+        sys.stdout.write("  ".join([*cells, row[-1]]).rstrip() + "\n")
     return 0
 
 
-def _rows(listing: Listing) -> list[tuple[str, str, str, str]]:
+def _rows(listing: Listing) -> list[tuple[str, str, str, str, str]]:
     about = f"({listing.accelerator}, {listing.memory_mib} MiB, up {listing.uptime:.0f} s)"
-    rows = [(listing.name, "-", "-", about)]
+    rows = [(listing.name, "-", "-", "-", about)]
     for container in listing.containers:
         for process in container.processes:
-            short = container.id[:_SHORT_ID]
-            rows.append((listing.name, short, str(process.pid), shlex.join(process.command) or "?"))
+            short, ports = container.id[:_SHORT_ID], " ".join(container.ports) or "-"
+            command = shlex.join(process.command) or "?"
+            rows.append((listing.name, short, str(process.pid), ports, command))
     return rows + [
-        (listing.name, "-", str(process.pid), shlex.join(process.command))
+        (listing.name, "-", str(process.pid), "-", shlex.join(process.command))
         for process in listing.processes
     ]
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from uvm.network.adapter import Adapter
 from uvm.spec import ContainerOptions, ProcessOptions
 
 
@@ -15,6 +16,7 @@ class Run(msgspec.Struct, tag=True):
         layers: Read-only images of the root file system, top-most first.
         scratch: Image to write on.
         options: The container.
+        adapters: Its network adapters.
         stdin: Whether to offer standard input.
         detach: Don't connect streams; the container outlives the command.
     """
@@ -22,6 +24,7 @@ class Run(msgspec.Struct, tag=True):
     layers: list[str]
     scratch: str
     options: ContainerOptions
+    adapters: list[Adapter] = []
     stdin: bool = False
     detach: bool = False
 
@@ -156,11 +159,19 @@ class ProcessEntry(msgspec.Struct):
 
 
 class ContainerEntry(msgspec.Struct):
-    """A container and its processes."""
+    """A container and its processes.
+
+    Attributes:
+        id: Its id.
+        command: What its init runs.
+        processes: Its processes.
+        ports: Published ports, as a person writes them.
+    """
 
     id: str
     command: list[str]
     processes: list[ProcessEntry]
+    ports: list[str] = []
 
 
 class Listing(msgspec.Struct, tag=True):

@@ -156,7 +156,7 @@ class Keeper:
     async def _run(self, channel: Channel[Request], request: Run) -> None:
         layers = tuple(Path(layer) for layer in request.layers)
         disks = RootDisks(layers, Path(request.scratch))
-        container = await self._utility.prepare_container(disks)
+        container = await self._utility.prepare_container(disks, adapters=request.adapters)
         options = request.options
         try:
             await container.create(options)
@@ -234,6 +234,7 @@ class Keeper:
     async def _describe(self, container: Container) -> ContainerEntry:
         pids = await container.process_ids()
         command = self._commands.get(container.init.pid) if container.init else None
+        adapters = container.network.adapters.values() if container.network else ()
         return ContainerEntry(
             id=container.id,
             command=command[1] if command else [],
@@ -241,6 +242,7 @@ class Keeper:
                 ProcessEntry(pid, self._commands[pid][1] if pid in self._commands else [])
                 for pid in pids
             ],
+            ports=[str(port) for adapter in adapters for port in adapter.ports],
         )
 
     async def _kill(self, channel: Channel[Request], request: Kill) -> None:

@@ -31,7 +31,6 @@ def check_network(network: UserNetwork | TapNetwork, interfaces: Path = _INTERFA
 
 
 def _check_port(port: PublishedPort) -> None:
-    place = f"{port.host_address}:{port.host_port}/{port.protocol}"
     with socket.socket(socket.AF_INET, _KINDS[port.protocol]) as probe:
         if port.protocol == "tcp":
             # As QEMU does: what is left of ended connections is no obstacle.
@@ -45,7 +44,7 @@ def _check_port(port: PublishedPort) -> None:
                 errno.EADDRNOTAVAIL: "this host has no such address",
             }
             reason = reasons.get(error.errno or 0, error.strerror)
-            raise UvmError(f"can't publish a port at {place}: {reason}") from None
+            raise UvmError(f"can't publish a port at {port.host_place}: {reason}") from None
 
 
 def _check_tap(name: str, interfaces: Path) -> None:

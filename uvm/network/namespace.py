@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NetworkNamespace:
-    """A namespace with its adapters.
+    """A namespace with its adapters; it can be used again after :meth:`remove`.
 
     Args:
         plugs: The VM's adapters.
@@ -27,12 +27,12 @@ class NetworkNamespace:
         self.id = namespace_id or str(uuid.uuid4())
         self._plugs = plugs
         self._guest = guest
-        self._adapters: dict[str, tuple[Nic, NetworkAdapter]] = {}
+        self._adapters: dict[str, tuple[Adapter, Nic]] = {}
 
     @property
-    def adapter_ids(self) -> list[str]:
-        """Ids of the adapters, in the order of their addition."""
-        return list(self._adapters)
+    def adapters(self) -> dict[str, Adapter]:
+        """Adapters by their ids, in the order of their addition."""
+        return {adapter_id: adapter for adapter_id, (adapter, _) in self._adapters.items()}
 
     async def add(self, adapter: Adapter, adapter_id: str | None = None) -> str:
         """Plug an adapter in and have the agent give it to the namespace.
@@ -50,29 +50,36 @@ class NetworkNamespace:
             UvmError: The host, or QEMU, could not.
             RemoteError: The agent could not.
         """
-        nic = await self._plugs.plug(adapter)
         adapter_id = adapter_id or str(uuid.uuid4())
+        nic = await self._plugs.plug(adapter)
         request = settings(adapter, namespace_id=self.id, adapter_id=adapter_id, mac=nic.mac)
         try:
             await self._guest.client.modify_settings(ADD, "Network", request)
-        except BaseException:
-            await self._plugs.unplug(nic)
+        except BaseException as error:
+            try:
+                await self._plugs.unplug(nic)
+            except UvmError as left:
+                error.add_note(f"left in the VM: {left}")
             raise
-        self._adapters[adapter_id] = (nic, request)
+        self._adapters[adapter_id] = (adapter, nic)
         return adapter_id
 
     async def remove_adapter(self, adapter_id: str) -> None:
         """Have the agent forget an adapter, and take it out of the VM.
 
         Raises:
-            UvmError: The VM did not let go of it.
+            UvmError: There is no such adapter, or the VM did not let go of it.
             RemoteError: The agent could not do its part; the adapter is taken out all the same.
         """
-        nic, request = self._adapters.pop(adapter_id)
+        found = self._adapters.pop(adapter_id, None)
+        if found is None:
+            raise UvmError(f"network namespace {self.id} has no adapter {adapter_id}")
+        # A real host repeats no more than this (spec 2.7).
+        request = NetworkAdapter(namespace_id=self.id, id=adapter_id)
         try:
             await self._guest.client.modify_settings(REMOVE, "Network", request)
         finally:
-            await self._plugs.unplug(nic)
+            await self._plugs.unplug(found[1])
 
     async def remove(self) -> None:
         """Remove all adapters, whatever fails.
@@ -81,7 +88,7 @@ class NetworkNamespace:
             UvmError, RemoteError: The first failure.
         """
         errors: list[Exception] = []
-        for adapter_id in self.adapter_ids:
+        for adapter_id in self.adapters:
             try:
                 await self.remove_adapter(adapter_id)
             except (UvmError, GcsError) as error:

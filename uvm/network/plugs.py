@@ -1,5 +1,6 @@
 """The network adapters of one VM, and where they are plugged in."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -24,10 +25,10 @@ class NetworkPlugs:
         self._vm = vm
         self._count = 0
         self._built_in: list[tuple[Adapter, Nic]] = []
-        self._used: dict[int, Nic] = {}
+        self._present: list[Nic] = []
         self._stuck: list[Nic] = []
 
-    def build_in(self, adapters: list[Adapter]) -> None:
+    def build_in(self, adapters: Sequence[Adapter]) -> None:
         """Have adapters there from the start of the VM, for :meth:`plug` to find.
 
         Raises:
@@ -35,7 +36,9 @@ class NetworkPlugs:
         """
         for adapter in adapters:
             check_network(adapter.network)
-            self._built_in.append((adapter, self._nic(adapter)))
+            nic = self._nic(adapter, None)
+            self._present.append(nic)
+            self._built_in.append((adapter, nic))
         nics = tuple(nic for _, nic in self._built_in)
         self._vm.machine = replace(self._vm.machine, nics=nics)
 
@@ -43,20 +46,29 @@ class NetworkPlugs:
         """Plug an adapter in, unless it was built in.
 
         Raises:
-            UvmError: The host lacks what it needs, no root port is left, or QEMU refused it.
+            UvmError: The host lacks what it needs, no port is left, or QEMU refused it.
         """
         for number, (built_in, nic) in enumerate(self._built_in):
             if built_in == adapter:
                 del self._built_in[number]
                 return nic
         check_network(adapter.network)
-        await self._retry_stuck()
+        if self._free_port() is None:
+            await self._retry_stuck()
         port = self._free_port()
-        nic = self._used[port] = self._nic(adapter, port)
+        if port is None:
+            raise UvmError(
+                "no port is left for another network adapter: the VM was booted with "
+                f"{self._vm.machine.network_ports} (`uvm boot --network-ports` gives it more, "
+                "--network none needs none)"
+            )
+        nic = self._nic(adapter, port)
+        # Taken before the first await, so that two calls at once get two ports.
+        self._present.append(nic)
         try:
             await self._vm.add_nic(nic)
         except BaseException:
-            del self._used[port]
+            self._present.remove(nic)
             raise
         return nic
 
@@ -64,34 +76,42 @@ class NetworkPlugs:
         """Take an adapter out; one that was built in stays until the end of the VM.
 
         Raises:
-            UvmError: The guest did not let go of it; it is tried again before the next is plugged.
+            UvmError: The guest did not let go of it. It is cut off from its network, and tried
+                again when its port is needed.
         """
         if nic.port is None:
             return
         try:
             await self._vm.remove_nic(nic)
-        except UvmError:
+        except BaseException:
             if nic not in self._stuck:
                 self._stuck.append(nic)
             raise
         if nic in self._stuck:
             self._stuck.remove(nic)
-        del self._used[nic.port]
+        self._present.remove(nic)
 
     async def _retry_stuck(self) -> None:
         for nic in self._stuck[:]:
-            await self.unplug(nic)
+            try:
+                await self.unplug(nic)
+            except UvmError:
+                # Still stuck, and listed as such; maybe the next one is not.
+                continue
 
-    def _nic(self, adapter: Adapter, port: int | None = None) -> Nic:
+    def _nic(self, adapter: Adapter, port: int | None) -> Nic:
+        used = {nic.mac for nic in self._present}
+        if adapter.mac in used:
+            raise UvmError(
+                f"the VM has a network adapter with hardware address {adapter.mac} already"
+            )
+        mac = adapter.mac or random_mac()
+        while mac in used:
+            mac = random_mac()
         self._count += 1
-        return Nic(f"net{self._count}", adapter.mac or random_mac(), adapter.network, port)
+        return Nic(f"net{self._count}", mac, adapter.network, port)
 
-    def _free_port(self) -> int:
-        ports = self._vm.machine.network_ports
-        for port in range(ports):
-            if port not in self._used:
-                return port
-        raise UvmError(
-            f"no port is left for another network adapter: the VM was booted with {ports}; "
-            "`uvm boot --network-ports` gives it more"
-        )
+    def _free_port(self) -> int | None:
+        used = {nic.port for nic in self._present}
+        ports = range(self._vm.machine.network_ports)
+        return next((port for port in ports if port not in used), None)

@@ -15,7 +15,8 @@ HOST_NUMBER: Final = 2
 DNS_NUMBER: Final = 3
 #: Most root ports a machine can have.
 MAX_ROOT_PORTS: Final = 32
-_SUBNETS: Final = 255
+#: How many numbers user-mode networks can have.
+SUBNETS: Final = 256
 
 Protocol = Literal["tcp", "udp"]
 
@@ -35,6 +36,11 @@ class PublishedPort(msgspec.Struct, frozen=True):
     protocol: Protocol = "tcp"
     host_address: str = "127.0.0.1"
 
+    @property
+    def host_place(self) -> str:
+        """Where the host listens, as a person writes it."""
+        return f"{self.host_address}:{self.host_port}/{self.protocol}"
+
     def __str__(self) -> str:
         """Return it as a person writes it."""
         return f"{self.host_address}:{self.host_port}:{self.guest_port}/{self.protocol}"
@@ -51,16 +57,19 @@ class UserNetwork(msgspec.Struct, frozen=True, tag=True):
         subnet: ``N`` in 10.0.N.0/24 and fec0:0:0:N::/64. Adapters of one namespace need different
             ones, others don't: nobody else is in it.
         ipv6: Whether there is IPv6, too.
+        restrict: Let no connection out, neither to the host nor beyond; published ports still lead
+            in.
     """
 
     ports: tuple[PublishedPort, ...] = ()
     subnet: int = DEFAULT_SUBNET
-    ipv6: bool = False
+    ipv6: bool = True
+    restrict: bool = False
 
     def __post_init__(self) -> None:
         """Check the number."""
-        if not 0 <= self.subnet <= _SUBNETS:
-            raise ValueError(f"subnet {self.subnet} is not from 0 to {_SUBNETS}")
+        if not 0 <= self.subnet < SUBNETS:
+            raise ValueError(f"subnet {self.subnet} is not from 0 to {SUBNETS - 1}")
 
     def address(self, number: int) -> str:
         """Return the IPv4 address of a number."""
@@ -122,6 +131,7 @@ def netdev_options(nic: Nic) -> dict[str, object]:
         "dns": network.address(DNS_NUMBER),
         "dhcpstart": network.address(GUEST_NUMBER),
         "ipv6": network.ipv6,
+        "restrict": network.restrict,
     }
     if network.ipv6:
         options["ipv6-prefix"] = network.address6(0)

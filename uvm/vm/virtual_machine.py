@@ -159,13 +159,26 @@ class VirtualMachine:
             raise
 
     async def remove_nic(self, nic: Nic) -> None:
-        """Unplug a network adapter; its published ports are free when this returns.
+        """Unplug a network adapter; can be called again after it has failed.
+
+        Whether the guest lets go of it or not, it is cut off from the host's network, and its
+        published ports are free, when this ends.
 
         Raises:
             UvmError: QEMU refused, or the guest did not let go in time.
         """
-        await self._unplug(nic.device, f"network adapter {nic.mac}")
-        await self._monitor.execute("netdev_del", {"id": nic.name})
+        try:
+            await self._unplug(nic.device, f"network adapter {nic.mac}")
+        finally:
+            await self._remove_netdev(nic)
+
+    async def _remove_netdev(self, nic: Nic) -> None:
+        try:
+            await self._monitor.execute("netdev_del", {"id": nic.name})
+        except RefusedError as error:
+            # An earlier try, which the guest has let down, came this far.
+            if error.kind != "DeviceNotFound":
+                raise
 
     async def plug_pmem(self, path: Path, *, read_only: bool = True) -> int:
         """Plug an image in as persistent memory; it stays until the end of the VM.

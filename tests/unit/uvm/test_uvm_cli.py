@@ -90,6 +90,8 @@ def test_a_relative_working_directory_is_refused() -> None:
         (["stacks"], "no VM is running; `uvm boot` starts one"),
         (["exec", "x"], "nothing to run"),
         (["run", "--detach"], "--detach needs --name"),
+        (["run", "--network", "none", "-p", "1:1"], "-p needs --network user"),
+        (["run", "--network", "tap=nosuchtap"], "there is no tap device nosuchtap"),
         (["run", "--image-dir", "/nonexistent"], "run `make all`"),
         (["run", "/nonexistent/rootfs", "--kernel", "/dev/null"], "/dev/null does not exist"),
     ],
@@ -107,14 +109,25 @@ def test_our_own_failures_are_one_line(
 
 def test_no_vms_are_no_rows(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["ps"]) == 0
-    assert capfd.readouterr().out.split() == ["VM", "CONTAINER", "PID", "COMMAND"]
+    assert capfd.readouterr().out.split() == ["VM", "CONTAINER", "PID", "PORTS", "COMMAND"]
     assert main(["ps", "--json"]) == 0
     assert capfd.readouterr().out == "[]\n"
 
 
-def test_a_wrong_command_line_is_our_own_failure(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--nonsense"]) == EXIT_FAILURE
-    assert "unrecognized arguments" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (["run", "--nonsense"], "unrecognized arguments"),
+        (["run", "-p", "80"], "'80' is not of the form [HOSTIP:]HOSTPORT:PORT"),
+        (["run", "--network", "user,mac=x"], "'x' is no hardware address"),
+        (["boot", "--network-ports", "33"], "'33' is no number from 0 to 32"),
+    ],
+)
+def test_a_wrong_command_line_is_our_own_failure(
+    line: list[str], text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line) == EXIT_FAILURE
+    assert text in capfd.readouterr().err
 
 
 # --- streams --------------------------------------------------------------------------------

@@ -35,8 +35,10 @@ from uvm.keeper.messages import (
     Stop,
     Text,
 )
+from uvm.network.adapter import Adapter, user_adapter
 from uvm.spec import ContainerOptions, ProcessOptions, User
 from uvm.vm.directory import RunDirectory, running
+from uvm.vm.nic import TapNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +61,7 @@ def channels() -> tuple[Channel[Answer], Channel[Request]]:
     "request_",
     [
         Run(["top", "lower"], "scratch", ContainerOptions(PROCESS, "name", 1 << 30), stdin=True),
+        Run(["x"], "y", ContainerOptions(PROCESS), [user_adapter(), Adapter(TapNetwork("t"))]),
         Execute("abc", PROCESS, "web:www", stdin=True),
         Execute(None, PROCESS),
         Signal(9),

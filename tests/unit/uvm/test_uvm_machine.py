@@ -89,6 +89,7 @@ async def test_a_missing_image_says_how_to_make_it(tmp_path: Path) -> None:
     [
         (BootOptions(memory_mib=16), "128 MiB"),
         (BootOptions(cpus=0), "one processor"),
+        (BootOptions(network_ports=33), "0 to 32 ports"),
         (BootOptions(kernel="/nonexistent"), "/nonexistent does not exist"),
     ],
 )
