@@ -16,8 +16,15 @@ from tests.support.fakeguest import Call, FakeGuest
 from uvm.container import Container, LayerPaths, ScsiAddress
 from uvm.guest import Guest
 from uvm.listen import UnixHostPorts
+from uvm.network.adapter import Adapter
+from uvm.network.namespace import NetworkNamespace
+from uvm.network.plugs import NetworkPlugs
+from uvm.pod import SKIP_NETWORK, Pod
 from uvm.spec import ContainerOptions, ProcessOptions
 from uvm.stdio import FIRST_STDIO_PORT
+from uvm.vm.machine import Machine
+from uvm.vm.nic import UserNetwork
+from uvm.vm.virtual_machine import VirtualMachine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -180,3 +187,52 @@ async def test_execs_signals_and_resizes_of_a_container(stage: Stage) -> None:
                 body["ContainerId"], body["ProcessId"], body["Height"], body["Width"]
             )
             assert stage.sent()[-1] == (kind, body)
+
+
+async def test_the_network_of_a_pod(stage: Stage) -> None:
+    """Before the sandbox is made, and when it has ended; its namespace in every specification."""
+    recorded = requests("pod-sandbox-workload-exec.jsonl")
+    add, remove = (
+        (kind, body)
+        for kind, body in recorded
+        if kind == "Request/ModifySettings" and body["Request"]["ResourceType"] == "Network"
+    )
+    given = add[1]["Request"]["Settings"]
+    adapter = Adapter(
+        UserNetwork(),
+        addresses=("10.11.0.2/24",),
+        gateways=("10.11.0.1",),
+        dns_servers=("10.1.1.2", "10.1.1.3"),
+        dns_search=("corp.example.com", "example.com"),
+        mac=given["MacAddress"].lower().replace("-", ":"),
+    )
+    plugs = NetworkPlugs(VirtualMachine(Machine(kernel=stage.directory, initrd=None), Path()))
+    plugs.build_in([adapter])
+    network = NetworkNamespace(plugs, stage.guest, given["NamespaceID"])
+    pod = Pod(stage.guest, ["/layer"], network=network)
+    await pod.add_adapter(adapter, given["ID"])
+    await pod.start()
+    await pod.create(ContainerOptions(ProcessOptions(("true",))))
+    await pod.remove()
+    sent = stage.sent()
+    kinds = [
+        body["Request"]["RequestType"] + body["Request"]["ResourceType"]
+        if kind == "Request/ModifySettings"
+        else kind.removeprefix("Request/")
+        for kind, body in sent
+    ]
+    assert sent[0] == add
+    at = kinds.index("RemoveNetwork")
+    assert sent[at] == remove
+    # The workload's is the first one.
+    assert kinds.index("DeleteContainerState") < kinds.index("SignalProcess") < at
+    assert kinds[at + 1 :] == ["DeleteContainerState", "RemoveCombinedLayers"]
+    creates = [
+        body["ContainerConfig"]["OciSpecification"]
+        for kind, body in recorded + sent
+        if kind == "Request/Create"
+    ]
+    assert len(creates) == 5
+    for specification in creates:
+        assert specification["windows"]["network"] == {"networkNamespace": given["NamespaceID"]}
+        assert SKIP_NETWORK not in specification["annotations"]
