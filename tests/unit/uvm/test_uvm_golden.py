@@ -226,7 +226,7 @@ async def test_the_network_of_a_pod(stage: Stage) -> None:
     assert sent[at] == remove
     # The workload's is the first one.
     assert kinds.index("DeleteContainerState") < kinds.index("SignalProcess") < at
-    assert kinds[at + 1 :] == ["DeleteContainerState", "RemoveCombinedLayers"]
+    assert kinds[at + 1 :] == ["RemoveCombinedLayers", "DeleteContainerState"]
     creates = [
         body["ContainerConfig"]["OciSpecification"]
         for kind, body in recorded + sent
