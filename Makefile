@@ -43,7 +43,7 @@ CROSS_PACKAGES_arm64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-
 
 SOURCES := $(shell find gcs -name '*.py' -o -name '*.c') $(shell find rootfs -type f)
 BUILDER := $(IMAGE) $(shell find scripts/image -name '*.py' -o -name '*.lock' -o -path '*/files/*')
-PRODUCTS := $(OUT)/delta.tar.gz $(OUT)/initrd.img $(OUT)/rootfs.tar.gz
+PRODUCTS := $(OUT)/delta.tar.gz $(OUT)/initrd.img $(OUT)/rootfs.tar.gz $(OUT)/sbom.cdx.json
 BOOT := $(OUT)/vmlinux $(OUT)/initrd-qemu.img $(OUT)/initrd-root.img $(OUT)/busybox.tar
 VERITY := $(OUT)/rootfs-verity.vhd $(OUT)/rootfs.hash $(OUT)/rootfs.hash.vhd
 
@@ -132,8 +132,8 @@ $(BUILD)/settings: FORCE
 $(BUILD)/base.tar: $(BUILDER) $(BUILD)/settings | setup
 	$(IMAGE) base
 
-$(BUILD)/initrd.cpio: $(DELTA) $(if $(BASE),$(BASE),$(BUILD)/base.tar) $(BUILD)/settings \
-		$(if $(filter 1,$(KMOD)),$(OUT)/modules.cpio)
+$(BUILD)/initrd.cpio $(OUT)/sbom.cdx.json &: $(DELTA) $(if $(BASE),$(BASE),$(BUILD)/base.tar) \
+		$(BUILD)/settings $(if $(filter 1,$(KMOD)),$(OUT)/modules.cpio)
 	$(IMAGE) initrd
 
 $(OUT)/initrd.img: $(BUILD)/initrd.cpio

@@ -10,14 +10,26 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from scripts.image import archive, base, cpio, native, pins, root_stub, tarball
+from scripts.image import (
+    archive,
+    base,
+    cpio,
+    foreign_base,
+    native,
+    pins,
+    root_stub,
+    sbom,
+    tarball,
+)
 from scripts.image.architecture import ARCHITECTURES, this_machine
 from scripts.image.disk import RootDisk
 from scripts.image.errors import BuildError
 from scripts.image.kernel import Kernel
 from scripts.image.lock import locked
+from scripts.image.origin import Contained, Origin
 from scripts.image.packages import PackageCache
 from scripts.image.prefix import PythonPrefix
+from scripts.image.provenance import Provenance
 from scripts.image.refresh import refresh
 from scripts.image.tree import Tree, character_device, directory, file_on_disk, regular, symlink
 
@@ -41,9 +53,15 @@ class Steps:
         folder = self._build / "cache"
         return PackageCache(folder, self._architecture, pins.read(), strict=self._locked)
 
+    @cached_property
+    def _provenance(self) -> Provenance:
+        return Provenance(self._cache, self._repository, self._options.commit)
+
     def delta(self) -> None:
         """Make delta.tar.gz: the Python prefix, the commands and the build information."""
-        prefix = PythonPrefix(self._cache, self._repository, self._build, self._architecture)
+        prefix = PythonPrefix(
+            self._cache, self._repository, self._build, self._architecture, self._provenance
+        )
         tree = prefix.build()
         if self._options.usr_merged:
             tree.put("usr/bin", directory())
@@ -51,12 +69,16 @@ class Steps:
         compiler = native.compiler_for(self._cache, self._architecture)
         native.compile_reaper(self._repository, self._build / "reaper", compiler)
         tree.put(native.REAPER, file_on_disk(self._build / "reaper", 0o755))
+        musl = (Contained(self._provenance.package(name)) for name in native.PACKAGES)
+        compiled = Origin(self._provenance.sources, "compiled", tuple(musl))
+        tree.nodes[native.REAPER].origin = compiled
         tree.add_disk_tree(self._repository / "rootfs")
         # Python seeds its hashes before /init can mount anything, and falls back on this device
         # where the kernel has no randomness yet (a processor without RDRAND).
         tree.put("dev/urandom", character_device(1, 9, 0o666))
         for name, text in self._information().items():
             tree.put(f"info/{name}", regular(f"{text}\n".encode()))
+        self._list(tree, "gcs-delta")
         with archive.gzipped(self._out / "delta.tar.gz") as out:
             tarball.write(tree, out, self._options.epoch)
 
@@ -70,28 +92,45 @@ class Steps:
         self._extended_delta("delta-snp", {path.name: path for path in scripts})
 
     def _extended_delta(self, name: str, files: dict[str, Path]) -> None:
-        tree = archive.read(self._out / "delta.tar.gz", self._build / "unpacked" / name)
+        tree = self._read_delta("delta")
         for place, path in {"bin/snp-report": _FILES / "snp-report", **files}.items():
             tree.put(place, file_on_disk(path, 0o755))
+        self._list(tree, f"gcs-{name}")
         with archive.gzipped(self._out / f"{name}.tar.gz") as out:
             tarball.write(tree, out, self._options.epoch)
+
+    def _read_delta(self, name: str) -> Tree:
+        """Read a delta, whose files have origins then."""
+        path = self._out / f"{name}.tar.gz"
+        tree = archive.read(path, self._build / "unpacked" / name)
+        sbom.attach(tree)
+        foreign_base.assign(tree, path)
+        return tree
 
     def base(self) -> None:
         """Make build/base.tar, the default base."""
         merged = self._options.usr_merged
         tree = base.build(self._cache, self._architecture, usr_merged=merged)
+        self._list(tree, "gcs-base")
         self._write_tar(tree, self._build / "base.tar")
 
     def initrd(self) -> None:
-        """Make build/initrd.cpio: the base, and the delta laid over it."""
+        """Make build/initrd.cpio: the base, and the delta laid over it; and the list of files."""
         chosen = self._options.base or self._build / "base.tar"
         tree = archive.read(chosen, self._build / "unpacked" / "base")
-        delta = self._out / f"{self._options.delta}.tar.gz"
-        tree.merge(archive.read(delta, self._build / "unpacked" / "delta"))
+        sbom.attach(tree)
+        foreign_base.assign(tree, chosen)
+        tree.merge(self._read_delta(self._options.delta))
         if self._options.kmod:
-            tree.merge(cpio.read(self._out / "modules.cpio"))
+            modules = cpio.read(self._out / "modules.cpio")
+            kernel = Kernel(self._cache, self._build, self._architecture)
+            self._provenance.assign_modules(modules, kernel.package)
+            tree.merge(modules)
         base.complete(tree)
+        listed = self._list(tree, "gcs-image")
         tree.share_equal_files()
+        with archive.replacing(self._out / "sbom.cdx.json") as out:
+            out.write(listed)
         with archive.replacing(self._build / "initrd.cpio") as out:
             cpio.write(tree, out, self._options.epoch)
 
@@ -159,6 +198,12 @@ class Steps:
     def lock(self) -> None:
         """Write the lock file anew, for all architectures."""
         refresh(self._build)
+
+    def _list(self, tree: Tree, name: str) -> bytes:
+        """Put the list of a tree's files into it, and return the list."""
+        self._provenance.assign(tree)
+        tree.put(sbom.PATH, regular(b"", origin=Origin(self._provenance.generated)))
+        return sbom.embed(tree, name, self._options.commit, self._options.epoch)
 
     def _write_tar(self, tree: Tree, path: Path) -> None:
         with archive.replacing(path) as out:

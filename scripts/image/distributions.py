@@ -55,6 +55,8 @@ class Distributions:
         self._downloads = cache.root / "wheels"
         self._work = work
         self._architecture = architecture
+        self._files: dict[str, str] = {}
+        self._compiled_module = f"_prctl.cpython-311-{architecture.triplet}.so"
 
     def build(self) -> Path:
         """Return the directory.
@@ -68,15 +70,26 @@ class Distributions:
         for name in (*WHEELS, *PURE_WHEELS):
             with zipfile.ZipFile(self.fetch(name)) as wheel:
                 wheel.extractall(target)
+                self._files |= {path.partition("/")[0]: name for path in wheel.namelist()}
         for name, module in SOURCES.items():
             source = self._unpack(name)
             if (source / module).is_dir():
                 shutil.copytree(source / module, target / module)
             else:
                 shutil.copy(source / module, target / module)
+            self._files[module] = name
             if name == COMPILED:
                 self._compile(source, target)
+                self._files[self._compiled_module] = name
         return target
+
+    def is_compiled_here(self, path: Path) -> bool:
+        """Tell whether a file comes out of the compiler."""
+        return path == self._work / "site-packages" / self._compiled_module
+
+    def file_of(self, path: Path) -> Path:
+        """Return the distribution that a file in the directory comes from."""
+        return self.fetch(self._files[path.relative_to(self._work / "site-packages").parts[0]])
 
     def fetch(self, name: str) -> Path:
         """Return the file of a distribution, downloading it unless it is there.
@@ -155,7 +168,7 @@ class Distributions:
         for each in self._cache.unpack(HEADERS):
             headers += [f"-I{each}/usr/include", f"-I{each}/usr/include/python3.11"]
             libraries += [f"-L{each}/lib/{triplet}", f"-L{each}/usr/lib/{triplet}"]
-        output = target / f"_prctl.cpython-311-{triplet}.so"
+        output = target / self._compiled_module
         compiler = self._architecture.tool("gcc")
         flags = ("-shared", "-fPIC", "-O2", "-DNDEBUG", "-fno-ident", "-Wl,--build-id=none")
         # The source is named without its directory, which may not show in the result.
@@ -172,6 +185,15 @@ def _requirement(name: str) -> str:
     raise BuildError(f"pyproject.toml does not require {name}")
 
 
+def name_and_version(path: Path) -> tuple[str, str]:
+    """Return the name and version of a distribution, by the name of its file."""
+    if path.name.endswith(".whl"):
+        name, version, *_ = path.name.split("-")
+    else:
+        name, _, version = path.name.removesuffix(".tar.gz").rpartition("-")
+    return name, version
+
+
 def newest(name: str, distributions: Distributions) -> pins.Pin:
     """Return the pin of the newest version of a distribution that pyproject.toml allows.
 
@@ -179,7 +201,6 @@ def newest(name: str, distributions: Distributions) -> pins.Pin:
         BuildError: it can't be downloaded.
     """
     path = distributions.download(name, _requirement(name))
-    stem = path.name.removesuffix(".tar.gz")
-    version = stem.removeprefix(f"{name}-") if name in SOURCES else stem.split("-")[1]
+    version = name_and_version(path)[1]
     architecture = distributions.architecture_of(name)
     return pins.Pin("pypi", architecture, name, version, pins.sha256_of(path), path.name)

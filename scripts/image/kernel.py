@@ -154,6 +154,7 @@ class Kernel:
         if not images:
             raise BuildError(f"package {name} has no /boot/vmlinuz-*")
         self._image = images[-1]
+        self.package = name
         self.release = self._image.name.removeprefix("vmlinuz-")
 
     def vmlinux(self) -> bytes:

@@ -183,6 +183,12 @@ class PackageCache:
             run(["dpkg-deb", "-x", deb, folder])
         mark.write_text(content)
 
+    def package_of(self, path: Path) -> str | None:
+        """Return which package a file is of that `unpack` put on disk."""
+        if not path.is_relative_to(self._unpacked):
+            return None
+        return path.relative_to(self._unpacked).parts[0]
+
     def depends(self, name: str) -> str:
         """Return what a package depends on, as its control file says."""
         return run(["dpkg-deb", "-f", self.fetch([name])[name], "Depends"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from scripts.image import elf, imports
 from scripts.image.distributions import Distributions
 from scripts.image.errors import BuildError, run
+from scripts.image.origin import Component, Contained, Origin
 from scripts.image.tree import Tree
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from scripts.image.architecture import Architecture
     from scripts.image.packages import PackageCache
+    from scripts.image.provenance import Provenance
 
 PREFIX = "/usr/lib/gcs"
 
@@ -78,6 +80,7 @@ class PythonPrefix:
         repository: root of the sources.
         work: directory for everything intermediate.
         architecture: of the machine that runs it.
+        provenance: the components of this build.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class PythonPrefix:
         repository: Path,
         work: Path,
         architecture: Architecture,
+        provenance: Provenance,
     ) -> None:
         self._cache = cache
         self._architecture = architecture
@@ -98,11 +102,14 @@ class PythonPrefix:
         self._work = work
         self._guest = Path(__file__).parent / "guest"
         self._substitutes = self._guest / "substitutes"
+        self._provenance = provenance
+        self._distributions = Distributions(cache, work, architecture)
+        self._origins: dict[Path, Origin] = {}
 
     def build(self) -> Tree:
         """Build and check the prefix, and return it as a tree."""
         self._cache.unpack_together(PACKAGES, self._full)
-        self._site_packages = Distributions(self._cache, self._work, self._architecture).build()
+        self._site_packages = self._distributions.build()
         sources = imports.modules_of(self._repository / "gcs")
         runnable = [name for name in sources if not name.endswith("__main__")]
         names = sorted({*runnable, *imports.imported_names(sources), *LAZY} - set(LEFT_OUT))
@@ -116,7 +123,20 @@ class PythonPrefix:
         self._check_imports(names)
         tree = Tree()
         tree.add_disk_tree(self._root)
+        for path, origin in self._origins.items():
+            tree.nodes[path.relative_to(self._root).as_posix()].origin = origin
         return tree
+
+    def _component(self, path: Path) -> Component:
+        """Return what a file comes from that went into the prefix."""
+        if path.is_relative_to(self._full):
+            relative = path.relative_to(self._full)
+            for name, folder in zip(sorted(PACKAGES), self._cache.unpack(PACKAGES), strict=True):
+                if os.path.lexists(folder / relative):
+                    return self._provenance.package(name)
+        if path.is_relative_to(self._site_packages):
+            return self._provenance.distribution(self._distributions.file_of(path))
+        return self._provenance.sources
 
     def _trace(self, names: list[str]) -> dict[str, Module]:
         folders = [str(self._substitutes), str(self._repository), str(self._site_packages)]
@@ -130,6 +150,7 @@ class PythonPrefix:
 
     def _compile(self, modules: dict[str, Module]) -> None:
         """Write the bundle, and the few files the interpreter needs to find and open it."""
+        bundled: dict[str, tuple[Component, list[str]]] = {}
         jobs: list[tuple[str, ...]] = [
             self._startup_file("os"),
             self._startup_file("encodings/__init__", _HOOK),
@@ -142,6 +163,12 @@ class PythonPrefix:
             elif name != "encodings":
                 package = "package" if module.package else ""
                 jobs.append(("bundle", name, str(module.file), place, package))
+                component = self._component(module.file)
+                bundled.setdefault(component.ref, (component, []))[1].append(name)
+        parts = (Contained(each, " ".join(names)) for _, (each, names) in sorted(bundled.items()))
+        self._origins[self._folder / "modules.bundle"] = Origin(
+            self._provenance.generated, "modules, compiled", tuple(parts)
+        )
         words = [*_COMPILE_FLAGS, "-c", (self._guest / "compile.py").read_text()]
         lines = "".join("\t".join(job) + "\n" for job in jobs)
         self._python([*words, str(self._folder / "modules.bundle")], lines)
@@ -152,11 +179,16 @@ class PythonPrefix:
         source = self._work / "startup" / f"{name}.py"
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text(before + text)
-        return self._pyc(name, source)
+        job = self._pyc(name, source)
+        original = self._component(self._full / "usr/lib/python3.11" / f"{name}.py")
+        note = "compiled, with a line of ours before it" if before else "compiled"
+        self._origins[Path(job[1])] = Origin(original, note)
+        return job
 
     def _pyc(self, name: str, source: Path) -> tuple[str, ...]:
         target = self._folder / f"{name}.pyc"
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._origins[target] = Origin(self._provenance.sources, "compiled")
         return ("pyc", str(target), str(source), f"{_FOLDER}/{name}.py")
 
     def _inside(self, path: Path) -> Path:
@@ -180,19 +212,26 @@ class PythonPrefix:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
             target.chmod(0o755)
+            done = ["compiled"] if self._distributions.is_compiled_here(path) else []
             if not path.is_relative_to(self._full):  # Debian's are stripped already
                 run([self._architecture.tool("strip"), *_STRIP, target])
+                done.append("stripped")
             if elf.dynamic(target.read_bytes()).search:
                 run(["patchelf", "--remove-rpath", target])
+                done.append("library search path removed")
+            self._origins[target] = Origin(self._component(path), ", ".join(done))
         libraries = elf.Libraries([self._full]).closure([python, *extensions])
         for name, (path, _) in sorted(libraries.items()):
             shutil.copyfile(path, self._lib / name)
             (self._lib / name).chmod(0o755)
+            self._origins[self._lib / name] = Origin(self._component(path))
         interpreter = f"{PREFIX}/lib/{self._architecture.loader}"
         run(["patchelf", "--set-interpreter", interpreter, python])
         # DT_RPATH, unlike DT_RUNPATH, holds for the libraries of libraries, too, and comes before
         # LD_LIBRARY_PATH; so the libraries themselves need no patching.
         run(["patchelf", "--force-rpath", "--set-rpath", f"{PREFIX}/lib", python])
+        original = self._component(self._full / "usr/bin/python3.11")
+        self._origins[python] = Origin(original, "loader and library search path set")
 
     def _check_libraries(self) -> None:
         """Fail when anything in the prefix would make the loader look outside it."""

@@ -18,6 +18,8 @@ from scripts.image.errors import BuildError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scripts.image.origin import Origin
+
 _MAX_SYMLINKS = 40
 """Symbolic links followed in one path before it counts as a loop, as in the kernel."""
 
@@ -54,6 +56,8 @@ class Node:
     """Where a symbolic link points."""
     device: tuple[int, int] = (0, 0)
     """Major and minor number of a device node."""
+    origin: Origin | None = None
+    """Where a regular file comes from, once that is known."""
 
     @property
     def size(self) -> int:
@@ -75,9 +79,9 @@ def symlink(target: str) -> Node:
     return Node(stat.S_IFLNK | 0o777, target=target)
 
 
-def regular(content: bytes | FileSlice, mode: int = 0o644) -> Node:
+def regular(content: bytes | FileSlice, mode: int = 0o644, *, origin: Origin | None = None) -> Node:
     """Return a regular file node."""
-    return Node(stat.S_IFREG | mode, content=content)
+    return Node(stat.S_IFREG | mode, content=content, origin=origin)
 
 
 def character_device(major: int, minor: int, mode: int) -> Node:

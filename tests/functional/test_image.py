@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.image import cpio
 from scripts.image.architecture import this_machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -432,12 +433,20 @@ class TestBase:
         subprocess.run(["sh", "-c", script], cwd=source, check=True)
         for name in ("a.tar", "a.cpio"):
             (tmp_path / f"packed-{name}").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
-        digests = set()
+        images = []
         for name in ("a.tar", "packed-a.tar", "a.cpio", "packed-a.cpio"):
             done = build("initrd", out=out, work=work, BASE=str(tmp_path / name))
             assert done.returncode == 0, done.stderr
-            digests.add(digest(work / "initrd.cpio"))
-        assert len(digests) == 1
+            listed = (out / "sbom.cdx.json").read_text()
+            assert f'"name":"{name}"' in listed
+            images.append(
+                {
+                    path: (node.mode, node.target, node.read())
+                    for path, node in cpio.read(work / "initrd.cpio")
+                    if path != "info/sbom.cdx.json"  # which names the archive
+                }
+            )
+        assert all(image == images[0] for image in images)
         assert build("rootfs", out=out, work=work).returncode == 0
         root = unpack(out / "rootfs.tar.gz", tmp_path / "root")
         assert (root / "bin").is_symlink()
@@ -547,18 +556,22 @@ class TestBuildErrors:
         machine = this_machine().name
         (old,) = re.findall(rf"^debian {machine} busybox-static (\S+) ", text, re.MULTILINE)
         path.write_text(text.replace(f"busybox-static {old} ", "busybox-static 0.1 "))
-        done = build("busybox", out=tmp_path / "out", work=tmp_path / "build", root=copy)
+        out, work = tmp_path / "out", tmp_path / "build"
+        done = build("base", out=out, work=work, root=copy)
         assert done.returncode == 0, done.stderr
         (line,) = done.stderr.splitlines()
-        assert re.search(r"warning: .*busybox-static \S+ \(instead of 0\.1\)", line)
-        (tmp_path / "out/busybox.tar").unlink()
-        done = build(
-            "busybox", out=tmp_path / "out", work=tmp_path / "build", root=copy, LOCKED="1"
-        )
+        found = re.search(r"warning: .*busybox-static (\S+) \(instead of 0\.1\)", line)
+        assert found is not None
+        with tarfile.open(work / "base.tar") as archive:
+            listed = archive.extractfile("info/sbom.cdx.json")
+            assert listed is not None
+            assert f'"name":"busybox-static","version":"{found[1]}"' in listed.read().decode()
+        (work / "base.tar").unlink()
+        done = build("base", out=out, work=work, root=copy, LOCKED="1")
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()
         assert "(instead of 0.1)" in line
-        assert not (tmp_path / "out/busybox.tar").exists()
+        assert not (work / "base.tar").exists()
 
 
 class TestKernel:
