@@ -7,8 +7,12 @@ set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd)
 for tool in faketime git sha256sum; do
-    command -v "$tool" >/dev/null || { echo "$tool: not found; run 'make setup' to install it" >&2; exit 1; }
+    command -v "$tool" >/dev/null || {
+        echo "$tool: not found; run 'make setup' to install it" >&2
+        exit 1
+    }
 done
+steps="base delta delta-dev delta-snp kernel initrd compress qemu rootfs stub busybox ext4 vhd verity"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -19,7 +23,7 @@ build() {
     git clone -q "$root" "$directory"
     mkdir -p "$directory/build" "$root/build/cache"
     ln -s "$root/build/cache" "$directory/build/cache"
-    (cd "$directory" && "$@" env PYTHON="$root/.venv/bin/python3" scripts/build_initrd.sh)
+    (cd "$directory" && "$@" env PYTHON="$root/.venv/bin/python3" scripts/build_initrd.sh $steps)
     (cd "$directory/out" && find . -type f | sort | xargs sha256sum) >"$directory.sums"
 }
 
