@@ -5,8 +5,10 @@ import contextlib
 import itertools
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from gcs.protocol.errors import RemoteError
@@ -21,6 +23,7 @@ from gcs.protocol.settings import (
     ContainerConstraints,
     ContainerState,
     Layer,
+    MappedDirectory,
     MappedVirtualDisk,
     ScsiDevice,
 )
@@ -29,7 +32,14 @@ from uvm.guest import Guest
 from uvm.network.namespace import NetworkNamespace
 from uvm.process import Process
 from uvm.recovery import RecoverableProcess
-from uvm.spec import ContainerOptions, ProcessOptions, container_document, process_document
+from uvm.spec import (
+    ContainerOptions,
+    ProcessOptions,
+    Volume,
+    bind_mount,
+    container_document,
+    process_document,
+)
 
 #: Limit of a shutdown in a teardown, in seconds (spec 2.10).
 SHUTDOWN_TIMEOUT: Final = 30.0
@@ -51,16 +61,23 @@ class ContainerPlace:
         root: Its bundle.
         scratch_mount: Where the disk is mounted that it writes on.
         scratch_path: Its directory there.
+        shares: Directory for directories of the host, which are there by their names; ``None``:
+            they are in its bundle, by their numbers.
     """
 
     root: str
     scratch_mount: str
     scratch_path: str
+    shares: str | None = None
 
     @property
     def rootfs(self) -> str:
         """Where its root file system is mounted."""
         return f"{self.root}/rootfs"
+
+    def share_mount(self, number: int, name: str) -> str:
+        """Where a directory of the host is mounted, by its number here and its name there."""
+        return f"{self.root}/mounts/m{number}" if self.shares is None else f"{self.shares}/{name}"
 
 
 def place_of_its_own(container_id: str) -> ContainerPlace:
@@ -215,11 +232,33 @@ class Container:
         self._combined = combined if self._delete_first else root_only
 
     async def create(self, options: ContainerOptions) -> None:
-        """Create the container; its init is not running yet."""
+        """Share its volumes with the guest and create it; its init is not running yet.
+
+        Raises:
+            UvmError: A volume can't be shared.
+            RemoteError: The agent refused.
+        """
         namespace_id = None if self.network is None else self.network.id
-        document = container_document(options, self.rootfs_path, namespace_id)
+        mounts = await self.mount_volumes(options.volumes)
+        document = container_document(options, self.rootfs_path, namespace_id, mounts=mounts)
         self._stop_signal = options.stop_signal
         await self.create_from(document)
+
+    async def mount_volumes(self, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
+        """Share directories of the host and mount them in the guest, until it is removed.
+
+        Returns:
+            Mounts for an OCI specification; what others are mounted in comes before them.
+
+        Raises:
+            UvmError: One can't be shared.
+            RemoteError: The agent refused.
+        """
+        mounts = []
+        for number, volume in enumerate(sorted(volumes, key=lambda item: item.target.count("/"))):
+            path = await self._mount_volume(number, volume)
+            mounts.append(bind_mount(volume, path))
+        return mounts
 
     async def create_from(self, specification: dict[str, Any]) -> None:
         """Create the container from a specification of one's own."""
@@ -372,6 +411,21 @@ class Container:
         if self.init is not None:
             await self.init.wait()
         await self.wait_exit()
+
+    async def _mount_volume(self, number: int, volume: Volume) -> str:
+        shares = self.guest.shares
+        name = await shares.add(Path(volume.source), read_only=volume.read_only)
+        self.when_removed(partial(shares.remove, name))
+        settings = MappedDirectory(
+            mount_path=self.place.share_mount(number, name),
+            port=shares.port,
+            share_name=name,
+            read_only=volume.read_only,
+        )
+        modify = self.guest.client.modify_settings
+        await modify(ADD, "MappedDirectory", settings)
+        self.when_removed(partial(modify, REMOVE, "MappedDirectory", settings))
+        return settings.mount_path
 
     async def _map_disk(self, disk: MappedVirtualDisk) -> None:
         await map_disk(self.guest, disk)

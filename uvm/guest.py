@@ -11,6 +11,7 @@ from uvm.bridge.connection import RPC_TIMEOUT
 from uvm.entropy import ENTROPY_PORT, serve_entropy
 from uvm.listen import BRIDGE_PORT, HostPorts, PortListener
 from uvm.logs import LogDecoder, LogEntry, open_raw_log
+from uvm.plan9.server import ShareServer
 from uvm.process import Process
 from uvm.recovery import RecoverableProcess
 from uvm.spec import DEFAULT_PATH
@@ -42,6 +43,7 @@ class Guest:
     ) -> None:
         self.host = host
         self.ports = PortAllocator()
+        self.shares = ShareServer(host)
         self.client = GuestClient(answer_limit=answer_limit)
         self.log_decoder = LogDecoder()
         self._on_log = on_log
@@ -138,6 +140,7 @@ class Guest:
         self._close_listeners()
         await self._lose_streams()
         await self.client.close()
+        await self.shares.close()
         if self._log_task is not None:
             await _cancel(self._log_task)
             self._log_task = None

@@ -136,7 +136,7 @@ class Pod:
             container_id: Its id.
 
         Raises:
-            UvmError: The pod was not started.
+            UvmError: The pod was not started, or a volume can't be shared.
             RemoteError: The agent refused.
         """
         if self.sandbox.init is None:
@@ -148,15 +148,17 @@ class Pod:
             self._place(container_id),
             delete_first=self.layout == "v2",
         )
-        document = workload_document(
-            options,
-            workload.rootfs_path,
-            self._namespace_id,
-            sandbox_id=self.id,
-            sandbox_pid=self.sandbox.init.pid,
-        )
+        sandbox_pid = self.sandbox.init.pid
         try:
             await workload.combine(self._layers, writable=True)
+            document = workload_document(
+                options,
+                workload.rootfs_path,
+                self._namespace_id,
+                sandbox_id=self.id,
+                sandbox_pid=sandbox_pid,
+                mounts=await workload.mount_volumes(options.volumes),
+            )
             await workload.create_from(document)
         except BaseException:
             await workload.remove()
@@ -203,7 +205,8 @@ class Pod:
             mount = self._scratch
         elif self._scratch is not None and self.layout == "v2":
             mount = f"/run/mounts/scsi/{self._scratch.controller}_{self._scratch.lun}_0"
-        return ContainerPlace(root, mount, f"{mount}/{scratch}")
+        shares = "/run/mounts/plan9" if self.layout == "v2" else None
+        return ContainerPlace(root, mount, f"{mount}/{scratch}", shares)
 
 
 def sandbox_document(
@@ -231,6 +234,7 @@ def workload_document(
     *,
     sandbox_id: str,
     sandbox_pid: int,
+    mounts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return an OCI specification for a container of a pod.
 
@@ -240,8 +244,9 @@ def workload_document(
         namespace_id: The pod's network namespace; ``None`` without one.
         sandbox_id: The pod's sandbox.
         sandbox_pid: Id of the sandbox's init in the VM, whose namespaces it joins.
+        mounts: Its volumes.
     """
-    document = container_document(options, root_path, namespace_id)
+    document = container_document(options, root_path, namespace_id, mounts=mounts)
     document["annotations"] = {CONTAINER_TYPE: "container", SANDBOX_ID: sandbox_id}
     # It has the pod's (spec 4.5).
     del document["hostname"]

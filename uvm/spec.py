@@ -1,5 +1,6 @@
 """OCI specifications as a real host makes them, after its clean-up (spec 2.5)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -91,6 +92,21 @@ class ProcessOptions:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A directory of the host that a container sees.
+
+    Attributes:
+        source: The directory, as an absolute path.
+        target: Where it is in the container, as an absolute path.
+        read_only: Whether the container may change nothing in it.
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
 class ContainerOptions:
     """What a person may say about a container.
 
@@ -102,6 +118,7 @@ class ContainerOptions:
         cgroup_namespace: Whether it sees its own cgroup as the root of them all. A real host does
             not ask for it.
         stop_signal: What asks its init to end; ``None``: what the agent sends.
+        volumes: Directories of the host that it sees.
     """
 
     process: ProcessOptions
@@ -110,6 +127,7 @@ class ContainerOptions:
     read_only: bool = False
     cgroup_namespace: bool = True
     stop_signal: int | None = None
+    volumes: tuple[Volume, ...] = ()
 
 
 def process_document(options: ProcessOptions) -> dict[str, Any]:
@@ -135,8 +153,23 @@ def process_document(options: ProcessOptions) -> dict[str, Any]:
     return document
 
 
+def bind_mount(volume: Volume, source: str) -> dict[str, Any]:
+    """Return an OCI mount for a volume that is at a path of the guest."""
+    access = "ro" if volume.read_only else "rw"
+    return {
+        "destination": volume.target,
+        "type": "bind",
+        "source": source,
+        "options": ["rbind", "rprivate", access],
+    }
+
+
 def container_document(
-    options: ContainerOptions, root_path: str, network_namespace: str | None = None
+    options: ContainerOptions,
+    root_path: str,
+    network_namespace: str | None = None,
+    *,
+    mounts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return an OCI specification.
 
@@ -144,6 +177,7 @@ def container_document(
         options: The container.
         root_path: Where its root file system is mounted.
         network_namespace: Id of the namespace whose adapters it gets; ``None``: it gets none.
+        mounts: Mounts of its own, behind those that every container has.
     """
     root: dict[str, Any] = {"path": root_path}
     if options.read_only:
@@ -164,7 +198,8 @@ def container_document(
         "mounts": [
             {"destination": destination, "type": kind, "source": source, "options": list(flags)}
             for destination, kind, source, flags in _MOUNTS
-        ],
+        ]
+        + list(mounts),
         "linux": {
             "resources": resources,
             "namespaces": [{"type": kind} for kind in namespaces],

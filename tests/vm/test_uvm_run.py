@@ -153,7 +153,7 @@ def await_end(pidfd: int) -> None:
 
 
 def test_an_interrupted_boot_leaves_nothing(uvm: Uvm) -> None:
-    command = uvm.spawn("run", "-v", "--", "true", stderr=subprocess.PIPE)
+    command = uvm.spawn("run", "--verbose", "--", "true", stderr=subprocess.PIPE)
     assert command.stderr is not None
     await_output(command.stderr.fileno(), b"booting a VM")
     command.send_signal(signal.SIGTERM)

@@ -88,6 +88,14 @@ def _add_run(commands: _Commands) -> None:
     parser.add_argument(
         "-d", "--detach", action="store_true", help="with --name: print its id and leave it"
     )
+    parser.add_argument(
+        "-v",
+        "--volume",
+        action="append",
+        default=[],
+        metavar="HOSTDIR:/PATH[:ro]",
+        help="share a directory of the host with the container; may be repeated",
+    )
     parser.add_argument("--hostname", default="uvm", help="host name of the container")
     parser.add_argument("--read-only", action="store_true", help="read-only root file system")
     parser.add_argument(
@@ -267,4 +275,4 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="vsock device: our own, or the kernel's vhost-vsock (default: auto)",
     )
-    machine.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
+    machine.add_argument("--verbose", action="store_true", help="say what is being done")

@@ -15,6 +15,7 @@ from uvm.cli.attach import attach
 from uvm.cli.options import boot_options
 from uvm.cli.process import DEFAULT_COMMAND, process_options
 from uvm.cli.progress import Progress
+from uvm.cli.volumes import parse_volumes
 from uvm.container import Container
 from uvm.errors import UvmError
 from uvm.image.command import Wishes, resolve_command
@@ -43,6 +44,7 @@ async def run(arguments: argparse.Namespace, command: list[str]) -> int:
     if arguments.detach and arguments.name is None:
         raise UvmError("--detach needs --name: a VM of its own ends with the command")
     adapters = _adapters(arguments)
+    volumes = parse_volumes(arguments.volume)
     timings = Timings()
     with Progress(verbose=arguments.verbose) as progress:
         options = boot_options(arguments)
@@ -53,6 +55,7 @@ async def run(arguments: argparse.Namespace, command: list[str]) -> int:
         async with contextlib.AsyncExitStack() as undo:
             root, disks = await _prepare_disks(arguments, options, undo, progress)
             container = await _container_options(arguments, command, root)
+            container = dataclasses.replace(container, volumes=volumes)
             timings.mark("disks prepared")
             if arguments.name is not None:
                 return await _run_in_kept(arguments, container, disks, adapters, progress)
