@@ -65,14 +65,19 @@ def test_megabytes_through_stdin_and_stdout(uvm: Uvm) -> None:
     assert result.stderr == b"end\n"
 
 
-def test_the_container_that_was_asked_for(uvm: Uvm) -> None:
+def test_the_container_that_was_asked_for(uvm: Uvm, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("shared\n")
     script = (
         "hostname; pwd; echo $GREETING; id -u; grep -c ^processor /proc/cpuinfo;"
-        "touch /new && echo writable"
+        "cat /host/dir/file; touch /new && echo writable"
     )
     options = ("--hostname", "box", "-w", "/tmp", "-e", "GREETING=hello world", "-u", "7:8")
-    result = uvm("run", *options, "--memory", "384", "--", "sh", "-c", script)
-    assert result.stdout.decode().splitlines()[:5] == ["box", "/tmp", "hello world", "7", "1"]
+    volume = f"{tmp_path}:/host/dir:ro"
+    # Whoever runs the tests may have closed the way to the directory: not so this user.
+    tmp_path.chmod(0o755)
+    result = uvm("run", *options, "-v", volume, "--memory", "384", "--", "sh", "-c", script)
+    expected = ["box", "/tmp", "hello world", "7", "1", "shared"]
+    assert result.stdout.decode().splitlines() == expected
     assert b"/new: Permission denied" in result.stderr
 
 

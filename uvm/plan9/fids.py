@@ -87,6 +87,7 @@ class Fid:
     """
 
     def __init__(self, share: Share, held: int, user: int = NO_USER) -> None:
+        share.hold()
         self.share = share
         self.held = held
         self.user = user
@@ -112,6 +113,7 @@ class Fid:
         os.close(self.held)
         if self.opened is not None:
             os.close(self.opened)
+        self.share.release()
 
 
 class FidTable:

@@ -106,7 +106,10 @@ def find_lock(descriptor: int, lock: Lock) -> Lock:
 
 
 def _pack(lock: Lock) -> bytes:
-    return _LOCK.pack(lock.type, os.SEEK_SET, lock.start, lock.length, 0)
+    try:
+        return _LOCK.pack(lock.type, os.SEEK_SET, lock.start, lock.length, 0)
+    except struct.error:
+        raise OSError(errno.EINVAL, "a range beyond what a file has") from None
 
 
 def _parse(data: bytes) -> list[Entry]:

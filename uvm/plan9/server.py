@@ -57,8 +57,12 @@ class ShareServer:
             ListenError: The port is taken.
         """
         share = await asyncio.to_thread(Share, directory, read_only=read_only)
-        if self._listener is None:
-            self._listen()
+        try:
+            if self._listener is None:
+                self._listen()
+        except BaseException:
+            share.release()
+            raise
         name = str(secrets.randbits(63))
         self._shares[name.encode()] = share
         return name
@@ -68,11 +72,13 @@ class ShareServer:
         share = self._shares.pop(name.encode(), None)
         if share is not None:
             await self._end([key for key in self._sessions if share in key.shares])
+            share.release()
         if not self._shares:
             await self.close()
 
     async def close(self) -> None:
         """End everything."""
+        shares = list(self._shares.values())
         self._shares.clear()
         accepting, self._accepting = self._accepting, None
         listener, self._listener = self._listener, None
@@ -82,6 +88,8 @@ class ShareServer:
         if listener is not None:
             listener.close()
         await self._end(list(self._sessions))
+        for share in shares:
+            share.release()
 
     def _listen(self) -> None:
         if self._budget is None:

@@ -209,6 +209,8 @@ class Session:
 
     async def _send(self, frame: bytes, writer: asyncio.StreamWriter) -> None:
         async with self._write_lock:
+            if writer.transport.is_closing():
+                return
             writer.write(frame)
             await writer.drain()
 

@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 import threading
-import weakref
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +38,9 @@ _OPEN_FLAGS: Final = (
 class Share:
     """A directory that guests can attach to.
 
+    It is open for whoever has made it, and for each of its files that a guest has: an operation may
+    still be under way when it is given up.
+
     Args:
         directory: The directory.
         read_only: Whether guests may change nothing in it.
@@ -54,13 +56,25 @@ class Share:
             self.root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise UvmError(f"{directory} can't be shared: {error.strerror}") from error
-        # With the last fid: an operation may still be under way when the share is given up.
-        weakref.finalize(self, os.close, self.root)
         status = os.fstat(self.root)
         self._identity = _identity(status)
         # Device 0 is the root's: there the numbers of files are those of the host.
         self._devices = {status.st_dev: 0}
         self._lock = threading.Lock()
+        self._users = 1
+
+    def hold(self) -> None:
+        """Keep it open for one more user."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """Give it up; the last user closes it."""
+        with self._lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            os.close(self.root)
 
     def qid(self, status: os.stat_result) -> Qid:
         """Return what the guest knows a file by.
