@@ -85,7 +85,7 @@ def test_volumes_are_bound_behind_what_every_container_has() -> None:
     volume = Volume("/host", "/data", read_only=True)
     mount = bind_mount(volume, "/run/gcs/c/x/mounts/m0")
     options = ContainerOptions(ProcessOptions(("true",)), volumes=(volume,))
-    mounts = container_document(options, "/r", [mount])["mounts"]
+    mounts = container_document(options, "/r", mounts=[mount])["mounts"]
     assert mounts[:-1] == container_document(options, "/r")["mounts"]
     assert mounts[-1] == {
         "destination": "/data",
