@@ -8,7 +8,8 @@ from gcs.cgroup import detect
 from gcs.runtime.children import Children
 from gcs.runtime.host import Host
 from gcs.runtime.memory import PodMemoryDriver, VmMemory
-from gcs.runtime.namespaces import Namespaces, NetworkDriver
+from gcs.runtime.namespaces import Namespaces
+from gcs.runtime.network import Network, NetworkDriver
 from gcs.runtime.pods.edit import Guest
 from gcs.runtime.resources import ResourceTable
 from gcs.runtime.runc import Runc
@@ -26,6 +27,7 @@ from gcs.storage.virtual_disk import VirtualDiskDriver
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gcs.network.workers import Workers
     from gcs.protocol.responses import Notification
     from gcs.runtime.memory import MemoryOptions
     from gcs.runtime.oci import OciRuntime
@@ -63,19 +65,24 @@ def make_host(
     namespaces = Namespaces()
     pci = PciBus()
     guest = Guest(mounts=KernelMounts(), find_pci_device=pci.find)
+    network = Network(lambda: _make_workers(children), pci.find)
     return Host(
         transport=transport,
         children=children,
         runtime=Runc(children) if runtime is None else runtime,
-        resources=ResourceTable(make_drivers(namespaces, transport, pci, vm_memory)),
-        surroundings=Surroundings(guest, cgroups, namespaces),
+        resources=ResourceTable(make_drivers(namespaces, network, transport, pci, vm_memory)),
+        surroundings=Surroundings(guest, cgroups, namespaces, network),
         publish=publish,
         memory=vm_memory,
     )
 
 
 def make_drivers(
-    namespaces: Namespaces, transport: Transport, pci: PciBus, memory: VmMemory | None = None
+    namespaces: Namespaces,
+    network: Network,
+    transport: Transport,
+    pci: PciBus,
+    memory: VmMemory | None = None,
 ) -> dict[str, ResourceDriver[Any]]:
     """Return resource type → driver."""
     bus = ScsiBus()
@@ -86,6 +93,12 @@ def make_drivers(
         "VPMemDevice": PersistentMemoryDriver(),
         "CombinedLayers": CombinedLayersDriver(),
         "VPCIDevice": PciDeviceDriver(pci),
-        "Network": NetworkDriver(namespaces),
+        "Network": NetworkDriver(namespaces, network),
         "PodCgroupMemoryLimit": PodMemoryDriver(memory),
     }
+
+
+def _make_workers(children: Children) -> Workers:
+    from gcs.network.workers import Workers
+
+    return Workers(children.spawn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
 import signal as signals
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,11 +28,12 @@ from gcs.runtime.spec import check_arguments
 from gcs.stdio import PipeRelay, Reconnect, TeeLog, TtyRelay, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from gcs.linux.pidfd import ExitStatus
     from gcs.protocol.oci import Process as OciProcess
     from gcs.protocol.responses import Notification
+    from gcs.runtime.children import Child
     from gcs.runtime.oci import OciRuntime
     from gcs.runtime.surroundings import Prepared
     from gcs.stdio import StdioPorts
@@ -114,11 +116,21 @@ class Container:
         self._processes: dict[int, Process] = {}
         self._lock = asyncio.Lock()
 
-    async def create(self, prepared: Prepared, scratch: str) -> None:
+    async def create(
+        self,
+        prepared: Prepared,
+        scratch: str,
+        connect: Callable[[Child], Awaitable[None]],
+    ) -> None:
         """Make the container from a bundle that is ready (``runc create``).
 
+        Args:
+            prepared: What it is.
+            scratch: Directory for its temporary state, or "".
+            connect: Gives network adapters to it by its first process.
+
         Raises:
-            GcsError: The runtime refuses; nothing is left then.
+            GcsError: The runtime refuses, or its network can't be made; nothing is left then.
         """
         self.prepared, self.scratch = prepared, scratch
         exit_log = self._exit_log = ExitLog(self.id, prepared.cgroup)
@@ -129,6 +141,12 @@ class Container:
             child, console = await self._runtime.create(
                 self.id, prepared.plan.bundle, None if pipes is None else pipes.child
             )
+            try:
+                await connect(child)
+            except BaseException:
+                if console is not None:
+                    os.close(console)
+                raise
         except BaseException as error:
             if pipes is not None:
                 pipes.close()

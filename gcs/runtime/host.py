@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gcs.protocol.errors import (
@@ -133,7 +134,8 @@ class Host:
         self._containers[container_id] = container
         try:
             async with self._surroundings.prepare(container_id, document, view, path) as prepared:
-                await container.create(prepared, scratch)
+                connect = partial(self._surroundings.connect, prepared)
+                await container.create(prepared, scratch, connect)
         except BaseException:
             del self._containers[container_id]
             raise
@@ -302,6 +304,7 @@ class Host:
         for process in externals:
             process.kill()
         await asyncio.gather(*(process.end(_CLOSE_SECONDS) for process in externals))
+        self._surroundings.close()
         self._children.close()
 
     async def _forget(self, container: Container) -> None:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gcs.linux.netns import open_of_process
 from gcs.protocol.errors import GcsError, NotFoundError, error_text
 from gcs.protocol.logs import TRACE
 from gcs.protocol.scrub import specification_text
 from gcs.protocol.trace import span
 from gcs.runtime.bundle import CONFIG, Bundle
+from gcs.runtime.namespaces import Attachment
 from gcs.runtime.pods.exec_process import ProcessDefaults
 from gcs.runtime.pods.kind import Kind
-from gcs.runtime.pods.network_files import Dns, merge_dns
+from gcs.runtime.pods.network_files import Dns, merge_dns, rewrite_resolv_conf
 from gcs.runtime.pods.pipeline import edit_specification
 from gcs.runtime.pods.plan import ContainerPlan, plan_container
 from gcs.runtime.pods.pod import Pods
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from gcs.cgroup.cgroup import Cgroup, CgroupManager
     from gcs.protocol.oci import Specification
     from gcs.protocol.trace import Span
+    from gcs.runtime.children import Child
     from gcs.runtime.namespaces import Namespace, Namespaces
+    from gcs.runtime.network import Network
     from gcs.runtime.pods.edit import Guest
     from gcs.runtime.pods.pod import Pod
 
@@ -61,14 +65,18 @@ class Surroundings:
         guest: The VM, for edits of specifications.
         cgroups: The control groups of the machine.
         namespaces: Network namespaces.
+        network: Gives adapters to containers.
     """
 
-    __slots__ = ("_cgroups", "_guest", "_namespaces", "_pods")
+    __slots__ = ("_cgroups", "_guest", "_namespaces", "_network", "_pods")
 
-    def __init__(self, guest: Guest, cgroups: CgroupManager, namespaces: Namespaces) -> None:
+    def __init__(
+        self, guest: Guest, cgroups: CgroupManager, namespaces: Namespaces, network: Network
+    ) -> None:
         self._guest = guest
         self._cgroups = cgroups
         self._namespaces = namespaces
+        self._network = network
         self._pods = Pods()
 
     @contextlib.asynccontextmanager
@@ -124,6 +132,56 @@ class Surroundings:
         """
         await self._leave(prepared.plan, prepared.namespace)
 
+    async def connect(self, prepared: Prepared, init: Child) -> None:
+        """Give the adapters of its network namespace to a container that was just made.
+
+        Later ones come to it as they are added.
+
+        Args:
+            prepared: The container.
+            init: Its first process.
+
+        Raises:
+            GcsError: An adapter can't be configured: all are back in the VM's namespace.
+        """
+        namespace, plan = prepared.namespace, prepared.plan
+        if namespace is None:
+            return
+        container_id = plan.identity.container_id
+        attachment = Attachment(
+            container_id,
+            lambda: _open_network_namespace(container_id, init),
+            lambda: rewrite_resolv_conf(plan, merge_dns(namespace.dns_settings)),
+            in_place=plan.host_network,
+        )
+        async with namespace.lock:
+            with span("namespace::AssignContainerPid", namespace=namespace.namespace_id):
+                namespace.attachment = attachment
+                try:
+                    await self._network.connect(namespace, namespace.adapters)
+                except BaseException:
+                    namespace.attachment = None
+                    raise
+
+    async def _detach(self, namespace: Namespace) -> None:
+        """Take a namespace from its container, which is gone, with its adapters where need be."""
+        async with namespace.lock:
+            attachment = namespace.attachment
+            try:
+                if attachment is not None and attachment.in_place:
+                    await self._network.disconnect(namespace, namespace.adapters)
+            except GcsError as error:
+                logger.warning("network namespace %s: %s", namespace.namespace_id, error)
+            finally:
+                namespace.attachment = None
+                for adapter in namespace.adapters:
+                    adapter.forget_connection()
+                self._namespaces.leave(namespace)
+
+    def close(self) -> None:
+        """End what waits for work."""
+        self._network.close()
+
     def _enter_namespace(self, plan: ContainerPlan) -> Namespace | None:
         needs = plan.network
         if needs is None:
@@ -133,7 +191,7 @@ class Surroundings:
         else:
             namespace = self._namespaces.find(needs.namespace_id)
         if namespace is not None:
-            namespace.containers.add(plan.identity.container_id)
+            self._namespaces.enter(namespace, plan.identity.container_id)
         elif needs.required:
             raise NotFoundError(
                 f"network namespace {needs.namespace_id[:100]!r} of pod "
@@ -144,8 +202,7 @@ class Surroundings:
     async def _leave(self, plan: ContainerPlan, namespace: Namespace | None) -> None:
         identity = plan.identity
         if namespace is not None:
-            forget = not identity.is_virtual_sandbox
-            self._namespaces.leave(namespace, identity.container_id, forget=forget)
+            await self._detach(namespace)
         pod = self._pods.leave(identity, plan.pod)
         if pod is not None:
             await in_thread(_remove_pod, pod, self._cgroups.group(pod.cgroup))
@@ -171,6 +228,18 @@ def _setup_span(plan: ContainerPlan) -> Span:
         cid=identity.container_id,
         sandboxID=identity.sandbox_id or None,
     )
+
+
+def _open_network_namespace(container_id: str, init: Child) -> int:
+    # As long as it is not reaped, and that happens on this thread, its pid is nobody else's.
+    if not init.collect():
+        try:
+            return open_of_process(init.pid)
+        except OSError as error:
+            reason = error.strerror
+    else:
+        reason = "its init has ended"
+    raise GcsError(f"container {container_id} has no network namespace (any more): {reason}")
 
 
 def _remove_pod(pod: Pod, cgroup: Cgroup) -> None:

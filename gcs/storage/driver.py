@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from gcs.protocol import settings as resource
@@ -11,7 +11,7 @@ from gcs.protocol.errors import GcsError
 from gcs.protocol.requests import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from typing import ParamSpec
 
     P = ParamSpec("P")
@@ -56,15 +56,20 @@ class PathLocks:
         return self._locks.setdefault(path, asyncio.Lock())
 
 
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Do something to its end, also when the task is cancelled meanwhile: cleaning up."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a function that blocks in the thread pool.
 
     Unlike `asyncio.to_thread`, it ends only when the thread does, also when it is cancelled: system
     calls cannot be called off, and whoever cleans up next must not race with them.
     """
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    return await finish(asyncio.to_thread(function, *args, **kwargs))

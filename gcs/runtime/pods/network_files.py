@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gcs.runtime.pods.edit import Edit
+    from gcs.runtime.pods.plan import ContainerPlan
 
 
 class Dns(NamedTuple):
@@ -76,6 +77,30 @@ def edit_network_files(edit: Edit) -> None:
     written.write(files)
     for name in files:
         os.chmod(edit.root.file(name), 0o644)
+
+
+def rewrite_resolv_conf(plan: ContainerPlan, dns: Dns) -> None:
+    """Write name servers and domains into the file that containers already see.
+
+    Nothing happens where the host has mounted its own; blocking.
+
+    Raises:
+        GcsError: There are too many search domains.
+        OSError: It can't be written.
+    """
+    content = resolv_conf(list(dns.searches), list(dns.servers)).encode()
+    # In place: a new file of this name would not be the one that is mounted in containers.
+    try:
+        descriptor = os.open(
+            plan.root.file("resolv.conf"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
+    except FileNotFoundError:
+        return
+    with open(descriptor, "r+b") as file:
+        if file.read() != content:
+            file.seek(0)
+            file.write(content)
+            file.truncate()
 
 
 def _contents(hostname: str, dns: Dns) -> dict[str, str]:

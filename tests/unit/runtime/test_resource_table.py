@@ -13,6 +13,7 @@ from gcs.protocol.requests import ModificationRequest
 from gcs.protocol.settings import SETTINGS, CombinedLayers, MappedDirectory, ScsiDevice
 from gcs.runtime.assembly import make_drivers
 from gcs.runtime.namespaces import Namespaces
+from gcs.runtime.network import Network
 from gcs.runtime.resources import ResourceTable, read_settings
 from gcs.storage.driver import ResourceDriver
 from gcs.storage.pci import PciBus
@@ -20,6 +21,15 @@ from gcs.transport import NullTransport
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gcs.network.workers import Workers
+
+
+def no_network() -> Network:
+    def make_workers() -> Workers:
+        raise AssertionError("a worker is wanted")
+
+    return Network(make_workers, PciBus().find)
 
 
 class Recorder(ResourceDriver[Any]):
@@ -57,7 +67,7 @@ async def test_what_a_driver_does_not_support(request_type: str) -> None:
 @pytest.mark.parametrize("resource_type", sorted(SETTINGS))
 @pytest.mark.parametrize("request_type", ["PreAdd", "Bogus"])
 async def test_no_resource_supports_these(resource_type: str, request_type: str) -> None:
-    table = ResourceTable(make_drivers(Namespaces(), NullTransport(), PciBus()))
+    table = ResourceTable(make_drivers(Namespaces(), no_network(), NullTransport(), PciBus()))
     with pytest.raises(GcsError, match=f'"{request_type}" is not supported'):
         await table.modify(resource_type, request_type, None)
 

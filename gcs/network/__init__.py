@@ -1,0 +1,1 @@
+"""Network adapters of pods: finding them, and moving and configuring them in a worker process."""

@@ -1,0 +1,24 @@
+"""pyroute2, as little of it as routes and links need.  For the worker: it is heavy.
+
+Importing anything of pyroute2 runs the ``__init__`` of the package, which imports all of it:
+firewall, Wi-Fi, a database.  That would take a quarter more time and memory in each worker and
+megabytes more in the image, so the package is entered by the side door.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+
+if "pyroute2" not in sys.modules:
+    _spec = importlib.util.find_spec("pyroute2")
+    _package = types.ModuleType("pyroute2")
+    # In the image there is no such directory: there modules are found by name alone.
+    _package.__path__ = list(_spec.submodule_search_locations or ()) if _spec else []
+    sys.modules["pyroute2"] = _package
+
+from pyroute2.iproute.linux import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+__all__ = ["IPRoute", "NetlinkError"]
