@@ -35,7 +35,7 @@ DELTA := $(OUT)/delta$(if $(filter 1,$(SNP_BUILD)),-snp,$(if $(filter 1,$(DEV_BU
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
 SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs erofs-utils faketime gcc git \
-	gzip kmod libc6-dev libcap-dev make musl musl-tools patchelf python3 python3-dev python3-venv \
+	gzip iproute2 kmod libc6-dev libcap-dev make musl musl-tools patchelf python3 python3-dev python3-venv \
 	qemu-system-x86 runc squashfs-tools xfsprogs xz-utils
 
 # What builds for, and boots, a machine of another kind.

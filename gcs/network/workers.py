@@ -33,6 +33,9 @@ class WorkerProcess(Protocol):
     def kill(self) -> None:
         """Kill it, if it still runs."""
 
+    async def wait(self) -> object:
+        """Wait until it has ended."""
+
 
 class Worker:
     """One worker process, and the socket to it."""
@@ -82,6 +85,10 @@ class Worker:
         self._channel.close()
         self._process.kill()
 
+    async def ended(self) -> None:
+        """Wait until it has ended."""
+        await self._process.wait()
+
 
 class Workers:
     """Workers, one for each job; one may be ready for the next.
@@ -109,7 +116,7 @@ class Workers:
             self._ready = Worker(self._spawn)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._idle, self.close)
+        self._timer = asyncio.get_running_loop().call_later(self._idle, self._dismiss)
 
     async def run(self, job: Job, namespace: int, limit: float) -> Outcome:
         """Have a job done.
@@ -134,6 +141,7 @@ class Workers:
             raise GcsError(f"the network worker did not finish within {limit:g} s") from None
         finally:
             worker.end()
+            await worker.ended()
         if outcome.defect:
             logger.error("the network worker: %s", outcome.defect)
         for remark in outcome.remarks:
@@ -142,8 +150,15 @@ class Workers:
             logger.error("left after a failure: %s", text)
         return outcome
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the worker that is ready."""
+        worker = self._ready
+        self._dismiss()
+        if worker is not None:
+            worker.end()
+            await worker.ended()
+
+    def _dismiss(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -304,7 +304,7 @@ class Host:
         for process in externals:
             process.kill()
         await asyncio.gather(*(process.end(_CLOSE_SECONDS) for process in externals))
-        self._surroundings.close()
+        await self._surroundings.close()
         self._children.close()
 
     async def _forget(self, container: Container) -> None:

@@ -162,10 +162,10 @@ class Network:
         finally:
             os.close(descriptor)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End a worker that waits."""
         if self._made_workers is not None:
-            self._made_workers.close()
+            await self._made_workers.close()
 
     @property
     def _workers(self) -> Workers:

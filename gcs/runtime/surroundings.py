@@ -150,7 +150,10 @@ class Surroundings:
         container_id = plan.identity.container_id
         attachment = Attachment(
             container_id,
-            lambda: _open_network_namespace(container_id, init),
+            # The VM's own is there even when the container is not any more.
+            (lambda: open_of_process(os.getpid()))
+            if plan.host_network
+            else (lambda: _open_network_namespace(container_id, init)),
             lambda: rewrite_resolv_conf(plan, merge_dns(namespace.dns_settings)),
             in_place=plan.host_network,
         )
@@ -178,9 +181,9 @@ class Surroundings:
                     adapter.forget_connection()
                 self._namespaces.leave(namespace)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End what waits for work."""
-        self._network.close()
+        await self._network.close()
 
     def _enter_namespace(self, plan: ContainerPlan) -> Namespace | None:
         needs = plan.network

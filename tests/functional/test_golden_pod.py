@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from gcs.linux.mount import MNT_DETACH, mount, mounts_under, unmount
 from tests.functional.test_golden import Replay, read_exchange
-from tests.support.pods import SKIP_NETWORK
 from tests.support.rootfs import build_rootfs
+from tests.support.wires import NetworkNamespace, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,18 +24,18 @@ LAYERS = (Path("/run/mounts/scsi/m5"), Path("/run/mounts/scsi/m6"))
 CONTAINERS = Path("/run/gcs/c")
 # The recording says what its containers and execs do.
 PAUSE = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 0.05; done\n"
+ADAPTER = "00:15:5d:00:00:01"
 READY_PORT = 1073742037
 
 
 class PodReplay(Replay):
-    """Replays the pod with directories in place of disks, and without a network."""
+    """Replays the pod with directories in place of disks."""
 
     async def request(self, message: dict[str, Any]) -> None:
         if message["type"] == "Request/Create":
             body = message["body"]
             settings = json.loads(body["ContainerConfig"])
             spec = settings["OciSpecification"]
-            spec["annotations"][SKIP_NETWORK] = "true"
             for namespace in spec["linux"]["namespaces"]:
                 if "path" in namespace:
                     namespace["path"] = re.sub(
@@ -73,14 +73,13 @@ class PodReplay(Replay):
 
 async def test_a_pod_as_recorded(agent: Rig, connection: HostConnection) -> None:
     def leave_out(message: dict[str, Any]) -> bool:
-        request = message["body"].get("Request", {})
-        adapter_comes = request.get("ResourceType") == "Network" and request["RequestType"] == "Add"
-        return adapter_comes or request.get("ResourceType") in DISKS
+        return message["body"].get("Request", {}).get("ResourceType") in DISKS
 
     messages = read_exchange("pod-sandbox-workload-exec.jsonl")
     creates = [m["body"]["ContainerId"] for m in messages if m["type"] == "Request/Create"]
     replay = PodReplay(agent.host, connection, leave_out)
-    with disks(CONTAINERS / creates[0]):
+    with disks(CONTAINERS / creates[0]), NetworkNamespace() as far:
+        Wire(None, far, mac=ADAPTER)
         started, resized = position(messages, 270), position(messages, 288) + 2
         await replay.run(messages[:started])
         await replay.outputs[READY_PORT].says(b"ready\n")

@@ -37,6 +37,9 @@ class Process:
         self.popen.kill()
         self.popen.wait()
 
+    async def wait(self) -> int:
+        return await asyncio.to_thread(self.popen.wait)
+
 
 class Site:
     """The VM, the container, and what is at the other end of the VM's adapters."""

@@ -208,15 +208,11 @@ async def test_a_create_that_fails_leaves_its_pod_as_it_was(machine: Machine) ->
 
 
 async def test_sandbox_without_a_network(machine: Machine) -> None:
-    """Namespaces come with their adapters, which this agent can't configure."""
+    """Namespaces come with their adapters."""
     spec = machine.specification("true")
     spec["annotations"] = {TYPE: "sandbox"}
     with pytest.raises(NotFoundError, match="network namespace"):
         await machine.create(spec=spec)
-    adapter = {"NamespaceID": "AA", "ID": "BB"}
-    with pytest.raises(GcsError, match="not supported by this agent yet"):
-        await machine.modify(UVM_ID, "Network", adapter, "Add")
-    await machine.modify(UVM_ID, "Network", adapter, "Remove")
 
 
 async def test_virtual_pod(machine: Machine, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import uuid
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def specification(rootfs: Path, *args: str, **process: Any) -> dict[str, Any]:
             "resources": {"memory": {"limit": 256 << 20}},
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
         },
-        "windows": {"network": {"networkNamespace": "11111111-2222-3333-4444-555555555555"}},
+        "windows": {"network": {"networkNamespace": str(uuid.uuid4())}},
     }
 
 

@@ -85,14 +85,16 @@ class Wire:
     """
 
     def __init__(
-        self, near: NetworkNamespace | None, far: NetworkNamespace, name: str = ""
+        self, near: NetworkNamespace | None, far: NetworkNamespace, name: str = "", mac: str = ""
     ) -> None:
         number = next(_numbers)
         self.near = near
         self.far = far
         self.name = name or f"gv{os.getpid()}x{number}"[:15]
         self.far_name = f"far{number}"
-        self.mac = f"02:{os.getpid() & 0xFF:02x}:{os.getpid() >> 8 & 0xFF:02x}:00:00:{number:02x}"
+        self.mac = (
+            mac or f"02:{os.getpid() & 0xFF:02x}:{os.getpid() >> 8 & 0xFF:02x}:00:00:{number:02x}"
+        )
         self._inside = near.inside if near is not None else []
         run(
             *self._inside, "ip", "link", "add", self.name, "address", self.mac, "type", "veth",
@@ -100,7 +102,6 @@ class Wire:
         )  # fmt: skip
         far.ip("link", "set", self.far_name, "up")
 
-    @property
     def is_near(self) -> bool:
         """Whether the near end is in its namespace (again)."""
         if self.near is not None:
