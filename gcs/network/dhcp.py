@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 from typing import Final
 
 from gcs.protocol.errors import GcsError
@@ -30,43 +28,53 @@ def obtain_lease(interface: str, script: str, limit: float) -> str:
     Raises:
         GcsError: No server has answered, or there is no client.
     """
-    program = shutil.which(_CLIENT)
-    command = [program] if program else [_require_busybox(), _CLIENT]
-    with tempfile.TemporaryDirectory(prefix="gcs-dhcp-") as directory:
-        resolv_conf = os.path.join(directory, "resolv.conf")
-        environment = dict(os.environ, **{RESOLV_CONF_VARIABLE: resolv_conf})
-        command += ["-q", "-n", "-f", "-i", interface, "-s", script, "-t", "10", "-T", "2"]
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=limit,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise GcsError(
-                f"interface {interface}: no DHCP server has answered within {limit:g} s"
-            ) from None
-        except OSError as error:
-            raise GcsError(f"interface {interface}: {command[0]}: {error.strerror}") from error
-        if done.returncode:
-            said = done.stdout.decode("utf-8", "replace").strip()[-_SHOWN:]
-            raise GcsError(f"interface {interface}: no DHCP server has answered: {said}")
-        try:
-            with open(resolv_conf) as file:
-                return file.read()
-        except FileNotFoundError:
-            return ""
+    client = _find(_CLIENT)
+    command = [client] if client else [_require_busybox(), _CLIENT]
+    command += ["-q", "-n", "-f", "-i", interface, "-s", script, "-t", "10", "-T", "2"]
+    # The script opens it by its name below /proc.
+    descriptor = os.memfd_create("resolv.conf", os.MFD_CLOEXEC)
+    with open(descriptor) as learned:
+        name = f"/proc/{os.getpid()}/fd/{descriptor}"
+        _run(command, dict(os.environ, **{RESOLV_CONF_VARIABLE: name}), interface, limit)
+        return learned.read()
+
+
+def _run(command: list[str], environment: dict[str, str], interface: str, limit: float) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise GcsError(
+            f"interface {interface}: no DHCP server has answered within {limit:g} s"
+        ) from None
+    except OSError as error:
+        raise GcsError(f"interface {interface}: {command[0]}: {error.strerror}") from error
+    if done.returncode:
+        said = done.stdout.decode("utf-8", "replace").strip()[-_SHOWN:]
+        raise GcsError(f"interface {interface}: no DHCP server has answered: {said}")
 
 
 def _require_busybox() -> str:
-    busybox = shutil.which("busybox")
+    busybox = _find("busybox")
     if busybox is None:
         raise GcsError(
             f"the adapter has no addresses, and there is no {_CLIENT} in this image to ask a DHCP "
             "server: give it IPConfigs"
         )
     return busybox
+
+
+def _find(program: str) -> str | None:
+    """Return the path of a program; the standard library's way is a heavy import."""
+    for directory in os.environ.get("PATH", os.defpath).split(":"):
+        path = os.path.join(directory, program)
+        if os.access(path, os.X_OK):
+            return path
+    return None

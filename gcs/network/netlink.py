@@ -7,9 +7,17 @@ megabytes more in the image, so the package is entered by the side door.
 
 from __future__ import annotations
 
+import asyncio  # before the stand-in below: it does without ssl by itself
 import importlib.util
+import logging
 import sys
 import types
+
+try:
+    import ssl
+except ModuleNotFoundError:
+    # The image has none; a probe of ports, which nobody here makes, would want it.
+    sys.modules["ssl"] = types.ModuleType("ssl")
 
 if "pyroute2" not in sys.modules:
     _spec = importlib.util.find_spec("pyroute2")
@@ -18,7 +26,10 @@ if "pyroute2" not in sys.modules:
     _package.__path__ = list(_spec.submodule_search_locations or ()) if _spec else []
     sys.modules["pyroute2"] = _package
 
-from pyroute2.iproute.linux import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+# Where /proc/net/psched is missing it warns of traffic control, which nobody here uses.
+logging.getLogger("pyroute2").setLevel(logging.ERROR)
 
-__all__ = ["IPRoute", "NetlinkError"]
+from pyroute2.iproute.linux import IPRoute  # noqa: E402
+from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
+
+__all__ = ["IPRoute", "NetlinkError", "asyncio", "ssl"]

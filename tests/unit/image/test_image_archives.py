@@ -166,7 +166,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         archive.read(tmp_path / "absent", tmp_path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
+)
 @given(position=st.integers(0, 3000), value=st.integers(0, 255))
 def test_a_damaged_archive_is_read_or_refused_but_nothing_else(
     tmp_path: Path, position: int, value: int
