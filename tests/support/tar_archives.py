@@ -1,175 +1,33 @@
-"""Tar archives, byte by byte: ordinary ones, odd ones, and any number of random ones.
+"""Tar archives: one for each thing that can be in one.
 
 The bytes depend on nothing but the arguments, for digests of what becomes of them stand in tests.
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from tests.support.tar_entries import (
+    GNU,
+    V7,
+    directory,
+    end,
+    hard_link,
+    header,
+    long_name,
+    number,
+    old_sparse,
+    padded,
+    pattern,
+    pax,
+    pax_sparse,
+    regular,
+    symlink,
+    xattrs,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-T = TypeVar("T")
-
-BLOCK = 512
-USTAR = b"ustar\x0000"
-GNU = b"ustar  \0"
-V7 = bytes(8)
-
-
-def pattern(size: int, seed: int = 0) -> bytes:
-    """Bytes that differ from block to block."""
-    unit = hashlib.sha256(seed.to_bytes(4, "big")).digest() + size.to_bytes(8, "big")
-    return (unit * (size // len(unit) + 1))[:size]
-
-
-def padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % BLOCK)
-
-
-def number(value: int, width: int) -> bytes:
-    """Octal, or binary where octal has no room."""
-    if 0 <= value < 8 ** (width - 1):
-        return b"%0*o\0" % (width - 1, value)
-    return (value & (1 << 8 * width) - 1 | 1 << 8 * width - 1).to_bytes(width, "big")
-
-
-def header(
-    name: bytes,
-    kind: bytes = b"0",
-    size: int = 0,
-    *,
-    mode: int = 0o644,
-    uid: int = 0,
-    gid: int = 0,
-    mtime: int = 1_600_000_000,
-    target: bytes = b"",
-    device: tuple[int, int] = (0, 0),
-    magic: bytes = USTAR,
-    tail: bytes = b"",
-) -> bytes:
-    """A header with a checksum; `tail` is what goes behind the device numbers (a prefix, …)."""
-    devices = number(device[0], 8) + number(device[1], 8) if magic != V7 else bytes(16)
-    block = b"".join(
-        (
-            name[:100].ljust(100, b"\0"),
-            number(mode, 8),
-            number(uid, 8),
-            number(gid, 8),
-            number(size, 12),
-            number(mtime, 12),
-            b" " * 8,
-            kind,
-            target[:100].ljust(100, b"\0"),
-            magic,
-            b"root".ljust(32, b"\0"),
-            b"root".ljust(32, b"\0"),
-            devices,
-            tail,
-        )
-    ).ljust(BLOCK, b"\0")
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def record(key: bytes, value: bytes) -> bytes:
-    """A record of an extended header, with its own length in front."""
-    body = b" " + key + b"=" + value + b"\n"
-    length = len(body)
-    while len(str(length)) + len(body) != length:
-        length = len(str(length)) + len(body)
-    return str(length).encode() + body
-
-
-def pax(
-    records: Mapping[bytes, bytes] | Sequence[tuple[bytes, bytes]], kind: bytes = b"x"
-) -> bytes:
-    """An extended header."""
-    pairs = records if not hasattr(records, "items") else list(records.items())
-    data = b"".join(record(key, value) for key, value in pairs)
-    return header(b"PaxHeaders/0", kind, len(data)) + padded(data)
-
-
-def xattrs(**values: bytes) -> dict[bytes, bytes]:
-    """Records with extended attributes; `__` in a keyword stands for a dot."""
-    return {
-        b"SCHILY.xattr." + key.replace("__", ".").encode(): value for key, value in values.items()
-    }
-
-
-def regular(name: bytes, data: bytes = b"", **fields: object) -> bytes:
-    return header(name, b"0", len(data), **fields) + padded(data)  # type: ignore[arg-type]
-
-
-def directory(name: bytes, **fields: object) -> bytes:
-    return header(name + b"/", b"5", **{"mode": 0o755, **fields})  # type: ignore[arg-type]
-
-
-def symlink(name: bytes, target: bytes) -> bytes:
-    records = pax({b"linkpath": target}) if len(target) > 100 else b""
-    return records + header(name, b"2", mode=0o777, target=target)
-
-
-def hard_link(name: bytes, target: bytes) -> bytes:
-    return header(name, b"1", target=target)
-
-
-def long_name(name: bytes, kind: bytes = b"L") -> bytes:
-    """GNU's way to a name, or a target, of any length."""
-    data = name + b"\0"
-    return header(b"././@LongLink", kind, len(data), magic=GNU) + padded(data)
-
-
-def end() -> bytes:
-    return bytes(2 * BLOCK)
-
-
-def old_sparse(name: bytes, size: int, parts: Sequence[tuple[int, bytes]]) -> bytes:
-    """A sparse file in GNU's old format."""
-    entries = [number(offset, 12) + number(len(data), 12) for offset, data in parts]
-    first, rest = b"".join(entries[:4]).ljust(96, b"\0"), entries[4:]
-    tail = bytes(41) + first + (b"\1" if rest else b"\0") + number(size, 12)
-    body = b"".join(data for _, data in parts)
-    extensions = b""
-    while rest:
-        here, rest = rest[:21], rest[21:]
-        extensions += (b"".join(here).ljust(504, b"\0") + (b"\1" if rest else b"\0")).ljust(
-            BLOCK, b"\0"
-        )
-    return header(name, b"S", len(body), magic=GNU, tail=tail) + extensions + padded(body)
-
-
-def pax_sparse(
-    name: bytes, size: int, parts: Sequence[tuple[int, bytes]], version: str = "1.0"
-) -> bytes:
-    """A sparse file in one of PAX's formats."""
-    body = b"".join(data for _, data in parts)
-    numbers = [n for offset, data in parts for n in (offset, len(data))]
-    if version == "1.0":
-        lines = b"".join(b"%d\n" % n for n in [len(parts), *numbers])
-        body = padded(lines) + body
-        records = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")]
-        records += [(b"GNU.sparse.name", name), (b"GNU.sparse.realsize", b"%d" % size)]
-    elif version == "0.1":
-        records = [
-            (b"GNU.sparse.size", b"%d" % size),
-            (b"GNU.sparse.numblocks", b"%d" % len(parts)),
-            (b"GNU.sparse.map", b",".join(b"%d" % n for n in numbers)),
-            (b"GNU.sparse.name", name),
-        ]
-    else:
-        records = [
-            (b"GNU.sparse.size", b"%d" % size),
-            (b"GNU.sparse.numblocks", b"%d" % len(parts)),
-        ]
-        for offset, data in parts:
-            records.append((b"GNU.sparse.offset", b"%d" % offset))
-            records.append((b"GNU.sparse.numbytes", b"%d" % len(data)))
-    return pax(records) + header(name, b"0", len(body)) + padded(body)
-
-
-# --- one archive for each thing that can be in one ---------------------------------------------
+    from collections.abc import Callable
 
 
 def _sizes() -> bytes:
@@ -405,127 +263,3 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
 def archive(name: str) -> bytes:
     """One of `ARCHIVES`, with its end."""
     return ARCHIVES[name]() + end()
-
-
-# --- random archives ----------------------------------------------------------------------------
-
-
-class Dice:
-    """Numbers that are the same for a seed, with every version of Python."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._count = 0
-
-    def below(self, limit: int) -> int:
-        self._count += 1
-        text = f"{self._seed}/{self._count}".encode()
-        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % limit
-
-    def one_of(self, choices: Sequence[T]) -> T:
-        return choices[self.below(len(choices))]
-
-
-_NAMES = (
-    b"a",
-    b"bb",
-    b"c c",
-    b"d" * 80,
-    b"\xc3\xa9",
-    b".wh.a",
-    b".wh.new",
-    b".wh..wh..opq",
-    b"e" * 255,
-)
-_XATTRS = (b"user.a", b"user.bb", b"trusted.t", b"security.s", b"system.posix_acl_access", b"odd")
-_SIZES = (0, 0, 1, 59, 60, 61, 100, 136, 137, 512, 4095, 4096, 4097, 20000, 100_001)
-
-
-class _RandomArchive:
-    """Entries that are more often than not possible after those before."""
-
-    def __init__(self, seed: int) -> None:
-        self._dice = Dice(seed)
-        self._directories = [b""]
-        self._files: list[bytes] = []
-        self._counter = 0
-
-    def build(self) -> bytes:
-        return b"".join(self._entry() for _ in range(1 + self._dice.below(40))) + end()
-
-    def _name(self) -> bytes:
-        dice = self._dice
-        name = dice.one_of(_NAMES)
-        if dice.below(5):
-            self._counter += 1
-            name = (b"%d" % self._counter + name)[:255]
-        parent = dice.one_of(self._directories)
-        if not dice.below(8):
-            parent += b"implied%d/" % dice.below(4)
-        return dice.one_of((b"", b"", b"./", b"/")) + parent + name
-
-    def _records(self) -> dict[bytes, bytes]:
-        dice = self._dice
-        records: dict[bytes, bytes] = {}
-        while not dice.below(3):
-            name = dice.one_of(_XATTRS) + b"x" * dice.below(3)
-            size = dice.one_of((0, 1, 4, 20, 50, 70, 200, 1000))
-            records[b"SCHILY.xattr." + name] = pattern(size, dice.below(100))
-        if not dice.below(3):
-            seconds = dice.one_of((-(1 << 33), -1, 0, 1, 1_700_000_000, 1 << 34, 1 << 35))
-            records[dice.one_of((b"atime", b"mtime", b"ctime"))] = b"%d.%d" % (
-                seconds,
-                dice.below(10**9),
-            )
-        return records
-
-    def _entry(self) -> bytes:
-        dice = self._dice
-        name = self._name()
-        records = self._records()
-        front = b""
-        if len(name) > 100:
-            if dice.below(2):
-                records[b"path"] = name
-            else:
-                front = long_name(name)
-        if records:
-            front += pax(records)
-        fields: dict[str, object] = {
-            "mode": dice.below(0o10000),
-            "uid": dice.one_of((0, 1000, 65535, 65536, 1 << 31)),
-            "gid": dice.one_of((0, 100, 1 << 20)),
-            "mtime": dice.one_of((0, 1, 1_500_000_000, -5, 1 << 33)),
-            "magic": dice.one_of((USTAR, USTAR, GNU)),
-        }
-        return front + self._body(name, fields)
-
-    def _body(self, name: bytes, fields: dict[str, object]) -> bytes:
-        dice = self._dice
-        choice = dice.below(10)
-        if choice < 4:
-            self._files.append(name)
-            return regular(name, pattern(dice.one_of(_SIZES), dice.below(9)), **fields)
-        if choice < 6:
-            self._directories.append(name + b"/")
-            return directory(name, **fields)
-        if choice == 6 and self._files:
-            target = dice.one_of(self._files)
-            front = long_name(target, b"K") if len(target) > 100 else b""
-            return front + hard_link(name, target)
-        if choice == 7:
-            size = dice.one_of((1, 59, 60, 99))
-            self._files.append(name)
-            return header(name, b"2", target=b"t" * size, **fields)  # type: ignore[arg-type]
-        if choice == 8:
-            kind = dice.one_of((b"3", b"4", b"6"))
-            device = (dice.below(300), dice.below(300))
-            return header(name, kind, device=device, **fields)  # type: ignore[arg-type]
-        # A name that is longer than its field comes from the extended header all the same.
-        parts = [(dice.below(3) * 5000, pattern(dice.below(3000)))]
-        return old_sparse(name, 20_000 + dice.below(5000), parts)
-
-
-def random_archive(seed: int) -> bytes:
-    """An archive of random entries; not every one can be converted."""
-    return _RandomArchive(seed).build()
