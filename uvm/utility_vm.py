@@ -26,7 +26,8 @@ BOOT_LIMIT: Final = 60.0
 #: Disks of one controller.
 LUNS: Final = 64
 _LAST_LOG: Final = 2.0
-_LOAD_PMEM: Final = ("/sbin/modprobe", "-a", "nfit", "nd_pmem")
+#: Drivers of persistent memory, by whether it is for direct access.
+_PMEM_DRIVERS: Final = {False: ("nfit", "nd_pmem"), True: ("virtio_pmem", "nd_pmem")}
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class UtilityVm:
         self._disks: dict[str, list[Disk]] = {}
         self._boot_disks: dict[Path, Disk] = {}
         self._stuck: list[Disk] = []
-        self._pmem_ready = False
+        self._pmem_drivers: set[str] = set()
         self._layers_of: dict[str, tuple[Path, ...]] = {}
         self._machine = machine
         self.vm = VirtualMachine(machine, directory, vsock=vsock)
@@ -247,12 +248,15 @@ class UtilityVm:
         if errors:
             raise errors[0]
 
-    async def plug_pmem(self, image: Path, *, read_only: bool = True) -> int:
+    async def plug_pmem(
+        self, image: Path, *, read_only: bool = True, direct_access: bool = False
+    ) -> int:
         """Plug an image in as persistent memory; see :meth:`VirtualMachine.plug_pmem`.
 
         Args:
             image: A raw image, for example a file system.
-            read_only: Whether the guest may only read it.
+            read_only: Whether the image stays as it is.
+            direct_access: Whether the guest's programs can be given the memory itself.
 
         Returns:
             Its device number.
@@ -261,15 +265,17 @@ class UtilityVm:
             UvmError: No slot is free, the image's size does not fit, QEMU refused it, or the
                 guest's kernel has no driver.
         """
-        if not self._pmem_ready:
+        drivers = _PMEM_DRIVERS[direct_access]
+        if not self._pmem_drivers.issuperset(drivers):
             # A kernel whose driver comes after the device does not notice it any more.
-            process = await self.guest.execute_in_vm(list(_LOAD_PMEM), stdout=False)
+            command = ["/sbin/modprobe", "-a", *drivers]
+            process = await self.guest.execute_in_vm(command, stdout=False)
             result = await process.communicate()
             if result.exit_code != 0:
                 text = result.stderr.decode("utf-8", "replace").strip()
                 raise UvmError(f"the VM has no driver for persistent memory: {text}")
-            self._pmem_ready = True
-        return await self.vm.plug_pmem(image, read_only=read_only)
+            self._pmem_drivers.update(drivers)
+        return await self.vm.plug_pmem(image, read_only=read_only, direct_access=direct_access)
 
     def find_container(self, prefix: str) -> list[Container]:
         """Return the containers whose ids begin with a prefix."""

@@ -15,6 +15,7 @@ from gcs.runtime.resources import ResourceTable
 from gcs.runtime.runc import Runc
 from gcs.runtime.surroundings import Surroundings
 from gcs.storage.combined_layers import CombinedLayersDriver
+from gcs.storage.combined_roots import CombinedRoots
 from gcs.storage.mapped_directory import MappedDirectoryDriver
 from gcs.storage.mounts import KernelMounts
 from gcs.storage.pci import PciBus
@@ -86,12 +87,13 @@ def make_drivers(
 ) -> dict[str, ResourceDriver[Any]]:
     """Return resource type → driver."""
     bus = ScsiBus()
+    roots = CombinedRoots()
     return {
         "SCSIDevice": ScsiDeviceDriver(bus),
-        "MappedVirtualDisk": VirtualDiskDriver(bus),
+        "MappedVirtualDisk": VirtualDiskDriver(bus, roots=roots),
         "MappedDirectory": MappedDirectoryDriver(transport),
-        "VPMemDevice": PersistentMemoryDriver(),
-        "CombinedLayers": CombinedLayersDriver(),
+        "VPMemDevice": PersistentMemoryDriver(roots=roots),
+        "CombinedLayers": CombinedLayersDriver(roots=roots),
         "VPCIDevice": PciDeviceDriver(pci),
         "Network": NetworkDriver(namespaces, network),
         "PodCgroupMemoryLimit": PodMemoryDriver(memory),

@@ -7,12 +7,11 @@ import stat
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from gcs.linux.mount import MS_BIND
 from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.settings import CombinedLayers
 from gcs.protocol.trace import span
+from gcs.storage.combined_roots import CombinedRoot, CombinedRoots
 from gcs.storage.driver import PathLocks, ResourceDriver, in_thread
 from gcs.storage.mounts import (
     KernelMounts,
@@ -35,25 +34,19 @@ if TYPE_CHECKING:
     from gcs.storage.mounts import MountSystem
 
 
-class CombinedRoot(msgspec.Struct, frozen=True):
-    """A root file system that is mounted."""
-
-    settings: CombinedLayers
-    scratch: str
-    """Checked scratch path; "" for a read-only root."""
-
-
 class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
     """Mounts overlays.
 
     system: mounts them.
+    roots: remembers them, for this driver and those of disks.
     """
 
-    def __init__(self, system: MountSystem | None = None) -> None:
+    def __init__(
+        self, system: MountSystem | None = None, roots: CombinedRoots | None = None
+    ) -> None:
         self._system: MountSystem = KernelMounts() if system is None else system
+        self._roots = CombinedRoots() if roots is None else roots
         self._locks = PathLocks()
-        #: Root path, free of symbolic links → what is mounted there.
-        self.roots: dict[str, CombinedRoot] = {}
 
     async def add(self, settings: CombinedLayers) -> None:
         """Lay the layers over each other at the container's root path.
@@ -82,11 +75,11 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
         root = checked_target(settings.container_root_path, "ContainerRootPath")
         async with self._locks.of(root):
             await in_thread(self._remove, root)
-            self.roots.pop(root, None)
+            self._roots.mounted.pop(root, None)
 
     def _remove(self, root: str) -> None:
         unmount_path(self._system, root)
-        combined = self.roots.get(root)
+        combined = self._roots.mounted.get(root)
         if combined is None or not bundle_is_mounted(root, combined.scratch):
             return
         bundle = os.path.dirname(root)
@@ -95,7 +88,7 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
             discard_directory(f"{combined.scratch}/bundle")
 
     def _add(self, root: str, settings: CombinedLayers) -> None:
-        known = self.roots.get(root)
+        known = self._roots.mounted.get(root)
         if known is not None and known.settings == settings and is_mounted(self._system, root):
             return
         require_unmounted(self._system, root)
@@ -109,7 +102,7 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
             except OSError as error:
                 text = f"combine {len(layers)} layers at {root}: {error_text(error)}"
                 raise GcsError(text) from error
-            self.roots[root] = CombinedRoot(settings, scratch)
+            self._roots.mounted[root] = CombinedRoot(settings, tuple(layers), scratch)
             undo.pop_all()
 
     def _mount(self, root: str, layers: list[str], scratch: str, undo: ExitStack) -> None:
@@ -129,7 +122,7 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
                     undo.callback(_discard_if_there, f"{work}/{name}")
         make_directories(system, root, 0o755, undo)
         paths = {"lowerdir": ":".join(layers), "upperdirPath": upper, "workdirPath": work}
-        with span("overlay::Mount", **paths, target=root):
+        with span("overlay::Mount", **paths, target=root, readonly=not scratch):
             system.mount_overlay(root, layers, upper, work)
 
     def _mount_bundle(self, bundle: str, scratch: str, undo: ExitStack) -> None:
@@ -143,8 +136,8 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
 
     def _require_unused(self, scratch: str, root: str) -> None:
         """Raise GcsError when another root writes to the scratch: the kernel would not notice."""
-        for other, combined in self.roots.items():
-            if other != root and combined.scratch == scratch and is_mounted(self._system, other):
+        for other, combined in self._roots.others(self._system, root):
+            if combined.scratch == scratch:
                 raise GcsError(f"ScratchPath {scratch} is in use by the root file system {other}")
 
 

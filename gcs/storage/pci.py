@@ -49,8 +49,8 @@ class PciBus:
 
         guid: of the channel, in any case.
 
-        Raises InvalidArgumentError for what is no GUID, GcsError when the time limit passes, saying
-        how far it came.
+        Raises InvalidArgumentError for what is no GUID, GcsError when there are several devices, and
+        when the time limit passes, saying how far it came.
         """
         name = guid.lower()
         if not name or not _GUID_CHARACTERS.issuperset(name):
@@ -71,11 +71,15 @@ class PciBus:
 
 
 def _find_device(channel: str) -> str | None:
-    """The first device on the bus `pci<domain>:<bus>` below a channel, or None."""
-    for bus in _entries(channel, _BUS_PREFIX):
-        for device in _entries(f"{channel}/{bus}", bus.removeprefix(_BUS_PREFIX) + ":"):
-            return f"{channel}/{bus}/{device}"
-    return None
+    """The only device on the bus `pci<domain>:<bus>` below a channel, or None."""
+    found = [
+        f"{channel}/{bus}/{device}"
+        for bus in _entries(channel, _BUS_PREFIX)
+        for device in _entries(f"{channel}/{bus}", bus.removeprefix(_BUS_PREFIX) + ":")
+    ]
+    if len(found) > 1:
+        raise GcsError(f"more than one PCI device could match {channel}: {', '.join(found)}")
+    return found[0] if found else None
 
 
 def _entries(directory: str, prefix: str) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import subprocess  # costs nothing: asyncio has imported it
 from contextlib import ExitStack
 from errno import EINVAL, ENODEV, ENOENT, ENOTSUP, ENXIO
+from logging import getLogger
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.settings import VPMemDevice
 from gcs.protocol.trace import span
 from gcs.storage import filesystem
+from gcs.storage.combined_roots import CombinedRoots
 from gcs.storage.device_events import RECHECK, wait_for
 from gcs.storage.driver import PathLocks, ResourceDriver, in_thread
 from gcs.storage.layered_disk import make_verified, unmap_device
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
     from gcs.storage.mapped_devices import MapperSystem
     from gcs.storage.mounts import MountSystem
+
+logger = getLogger(__name__)
 
 #: How long a device may take to appear, in seconds; the host gives up a request after 300.
 DEVICE_LIMIT: Final = 180.0
@@ -55,6 +59,7 @@ class PersistentMemoryDriver(ResourceDriver[VPMemDevice]):
 
     system: mounts it.
     mapper: makes mapped devices, for parts of a device and for checked layers.
+    roots: what may be made of the layers.
     root: directory that holds `sys` and `dev`.
     limit: seconds to wait for a device.
     recheck, open_events: how to wait, see `device_events.wait_for`.
@@ -66,6 +71,7 @@ class PersistentMemoryDriver(ResourceDriver[VPMemDevice]):
         system: MountSystem | None = None,
         mapper: MapperSystem | None = None,
         *,
+        roots: CombinedRoots | None = None,
         root: str = "/",
         limit: float = DEVICE_LIMIT,
         recheck: float = RECHECK,
@@ -74,6 +80,7 @@ class PersistentMemoryDriver(ResourceDriver[VPMemDevice]):
     ) -> None:
         self._system: MountSystem = KernelMounts() if system is None else system
         self._mapper: MapperSystem = MappedDevices() if mapper is None else mapper
+        self._roots = CombinedRoots() if roots is None else roots
         self._root = root
         self._limit = limit
         self._recheck = recheck
@@ -111,12 +118,12 @@ class PersistentMemoryDriver(ResourceDriver[VPMemDevice]):
     async def remove(self, settings: VPMemDevice) -> None:
         """Unmount it and remove its mapped devices; one that is not there is fine.
 
-        Raises GcsError when it is in use.
+        Raises GcsError when it is in use, also by a root file system that is made of it.
         """
         with span("pmem::Unmount", device=settings.device_number, target=settings.mount_path):
             path = checked_target(settings.mount_path, "MountPath")
             async with self._locks.of(path):
-                await in_thread(self._detach, path)
+                await in_thread(self._detach, path, settings.device_number)
                 self.devices.pop(path, None)
 
     async def _find(self, number: int, path: str) -> str:
@@ -196,6 +203,7 @@ class PersistentMemoryDriver(ResourceDriver[VPMemDevice]):
                 # Its blocks may have another size than pages.
                 if error.errno not in _DAX_REFUSED:
                     raise
+                logger.info("%s is mounted without direct access: %s", path, error_text(error))
             else:
                 return
         self._system.mount(source, path, kind, MS_RDONLY, data)
@@ -209,7 +217,8 @@ class PersistentMemoryDriver(ResourceDriver[VPMemDevice]):
         except FileNotFoundError:
             return False
 
-    def _detach(self, path: str) -> None:
+    def _detach(self, path: str, number: int) -> None:
+        self._roots.require_unused(self._system, path, f"persistent memory device {number}")
         unmount_path(self._system, path)
         known = self.devices.get(path)
         if known is not None:

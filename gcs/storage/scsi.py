@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from errno import ENODEV, ENOENT, ENOTDIR, ENXIO
+import time
+from errno import EBUSY, ENODEV, ENOENT, ENOTDIR, ENXIO
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -32,6 +33,10 @@ VMBUS_CONTROLLERS: Final = (
 DISK_LIMIT: Final = 180.0
 #: The same for a controller: they are there from the start, but a driver may be loading.
 CONTROLLER_LIMIT: Final = 10.0
+
+#: How long to wait for a file system that was just unmounted to let its disk go, in seconds.
+BUSY_LIMIT: Final = 1.0
+_BUSY_PAUSE: Final = 0.02
 
 _ENOMEDIUM: Final = 123
 _NOT_READY: Final = (ENOENT, ENXIO, ENODEV, _ENOMEDIUM)
@@ -100,7 +105,8 @@ class ScsiBus:
 
         One that is not there is fine.
 
-        Raises GcsError when a file system on it is still mounted, and when the kernel refuses.
+        Raises GcsError when a file system on it is still mounted, or still in use though it is not
+        mounted any more, and when the kernel refuses.
         """
         with span("scsi::UnplugDevice", controller=address.controller, lun=address.lun):
             _check_controller(address.controller)
@@ -160,6 +166,8 @@ class ScsiBus:
             raise GcsError(f"eject {address}: still mounted at {', '.join(mounted[:5])}")
         if holders := self._holders(f"{device}/block"):
             raise GcsError(f"eject {address}: still a part of {', '.join(holders[:5])}")
+        for disk in _entries(f"{device}/block"):
+            self._require_free(f"{self._devices}/{disk}", address)
         try:
             # The kernel refuses to open it for anything else than writing.
             descriptor = os.open(f"{device}/delete", os.O_WRONLY | os.O_CLOEXEC)
@@ -170,6 +178,29 @@ class ScsiBus:
         except OSError as error:
             if error.errno not in (ENOENT, ENODEV, ENXIO):
                 raise GcsError(f"eject {address}: {error_text(error)}") from error
+
+    def _require_free(self, node: str, address: DiskAddress) -> None:
+        """Raise GcsError while the kernel uses a disk, or a partition of it, for a file system.
+
+        Mounts are not all that does: an overlay keeps file systems that are not mounted any more,
+        and a container may see what nobody else sees.
+        """
+        deadline = time.monotonic() + BUSY_LIMIT
+        while True:
+            try:
+                # With O_EXCL, and no O_CREAT: as the only one who has a claim on the device.
+                os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno != EBUSY:
+                    return  # it is gone already, or broken: nobody can make use of it
+                if time.monotonic() >= deadline:
+                    raise GcsError(
+                        f"eject {address}: {node} is unmounted, but still in use by a container, "
+                        "or by a root file system that is made of it; remove that first"
+                    ) from None
+            else:
+                return
+            time.sleep(_BUSY_PAUSE)
 
     def _holders(self, block: str) -> list[str]:
         """Names of the mapped devices that are made of a disk in a `block` directory."""

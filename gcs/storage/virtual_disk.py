@@ -26,6 +26,7 @@ from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.settings import MappedVirtualDisk
 from gcs.protocol.trace import span
 from gcs.storage import filesystem
+from gcs.storage.combined_roots import CombinedRoots
 from gcs.storage.driver import PathLocks, ResourceDriver, in_thread
 from gcs.storage.layered_disk import (
     is_verified,
@@ -75,6 +76,7 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
     bus: finds the disks.
     system: mounts them.
     mapper: makes mapped devices, for disks that are encrypted or checked.
+    roots: what may be made of the disks.
     limit: seconds that an Add may take altogether.
     """
 
@@ -84,9 +86,11 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
         system: MountSystem | None = None,
         mapper: MapperSystem | None = None,
         *,
+        roots: CombinedRoots | None = None,
         limit: float = ADD_LIMIT,
     ) -> None:
         self._bus = bus
+        self._roots = CombinedRoots() if roots is None else roots
         self._mapper: MapperSystem = MappedDevices() if mapper is None else mapper
         self._system: MountSystem = KernelMounts() if system is None else system
         self._limit = limit
@@ -108,7 +112,7 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
     async def remove(self, settings: MappedVirtualDisk) -> None:
         """Unmount the disk, or remove the link to it; one that is not there is fine.
 
-        Raises GcsError when it is in use.
+        Raises GcsError when it is in use, also by a root file system that is made of it.
         """
         with span("scsi::Unmount", **_attributes(settings)):
             await self._remove(settings)
@@ -206,6 +210,7 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
     def _detach(self, path: str, disk: MappedDisk | None) -> None:
         # Nothing is ever mounted on a link, so a link is one to a block device.
         if not os.path.islink(path):
+            self._roots.require_unused(self._system, path, _what(disk))
             unmount_path(self._system, path)
         else:
             try:
@@ -218,6 +223,10 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
             except OSError as error:
                 text = f"{path} is unmounted, but {disk.address} is not free: {error_text(error)}"
                 raise GcsError(text) from error
+
+
+def _what(disk: MappedDisk | None) -> str:
+    return "no disk of the agent's" if disk is None else str(disk.address)
 
 
 def _attributes(settings: MappedVirtualDisk) -> dict[str, object]:

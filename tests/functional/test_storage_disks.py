@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from gcs.linux import uevent
+from gcs.linux.mount import unmount
 from gcs.linux.mountinfo import read_mounts
 from gcs.protocol.errors import GcsError
 from gcs.protocol.settings import CombinedLayers, Layer, ScsiDevice
@@ -163,6 +164,39 @@ async def test_a_disk_in_use_stays_until_its_user_has_gone(guest: Guest) -> None
         assert (guest.directory / "m/data").read_text() == "precious"
     await guest.disks.remove(disk)
     assert not (guest.directory / "m").exists()
+
+
+async def test_disks_that_a_root_file_system_is_made_of_stay(guest: Guest) -> None:
+    """Their mounts would let themselves be unmounted: an overlay has mounts of its own."""
+    guest.plug(1, ext4_image(guest.directory / "layer.img", {"hello": "from the layer"}))
+    guest.plug(3, ext4_image(guest.directory / "scratch.img", {}))
+    layer, scratch = guest.disk(1, "m1", read_only=True), guest.disk(3, "m3")
+    root = CombinedLayers(
+        container_root_path=str(guest.directory / "rootfs"),
+        layers=[Layer(path=layer.mount_path)],
+        scratch_path=f"{scratch.mount_path}/scratch/id",
+    )
+    await guest.disks.add(layer)
+    await guest.disks.add(scratch)
+    await guest.layers.add(root)
+    for disk in (layer, scratch):
+        message = (
+            rf"unmount {disk.mount_path} \(disk at controller 0, LUN {disk.lun}\): in use by the "
+            f"root file system {root.container_root_path}; remove that first"
+        )
+        with pytest.raises(GcsError, match=message):
+            await guest.disks.remove(disk)
+    # A program in the VM unmounts one all the same: nobody sees the mount, the disk is in use.
+    unmount(layer.mount_path)
+    with pytest.raises(GcsError, match=r"LUN 1: /.*/sd1 is unmounted, but still in use"):
+        await guest.ejector.remove(ScsiDevice(lun=1))
+    assert not guest.was_ejected(1)
+    assert (guest.directory / "rootfs/hello").read_text() == "from the layer"
+    await guest.layers.remove(root)
+    for disk in (layer, scratch):
+        await guest.disks.remove(disk)
+        await guest.ejector.remove(ScsiDevice(lun=disk.lun))
+        assert guest.was_ejected(disk.lun)
 
 
 async def test_a_partition_of_a_disk(guest: Guest) -> None:

@@ -11,6 +11,7 @@ from gcs.linux.mount import MNT_DETACH, unmount
 from gcs.linux.mountinfo import read_mounts
 from gcs.protocol.settings import MappedVirtualDisk
 from gcs.storage.combined_layers import CombinedLayersDriver
+from gcs.storage.combined_roots import CombinedRoots
 from gcs.storage.scsi_device import ScsiDeviceDriver
 from gcs.storage.virtual_disk import VirtualDiskDriver
 from tests.support.storage import MIB, SystemTree, blank
@@ -55,9 +56,10 @@ class Guest:
         self._tree = SystemTree(directory / "root")
         self._tree.add_pci_host(slot=3, number=0)
         bus = self._tree.bus()
-        self.disks = VirtualDiskDriver(bus)
+        roots = CombinedRoots()
+        self.disks = VirtualDiskDriver(bus, roots=roots)
         self.ejector = ScsiDeviceDriver(bus)
-        self.layers = CombinedLayersDriver()
+        self.layers = CombinedLayersDriver(roots=roots)
 
     def plug(self, lun: int, image: Path) -> str:
         """Attach an image as a disk; the result is its real device."""

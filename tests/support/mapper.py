@@ -25,6 +25,8 @@ class RecordingMapper:
         self.calls: list[tuple[str, str]] = []
         #: Name → targets of the devices that are there, in the order in which they were made.
         self.devices: dict[str, list[Target]] = {}
+        #: The same of all that were ever made.
+        self.made: dict[str, list[Target]] = {}
         #: Name → number of the error of making it.
         self.failures: dict[str, int] = {}
         #: Names of devices that are in use.
@@ -40,7 +42,7 @@ class RecordingMapper:
             number = self.failures[name]
             raise OSError(number, f"device mapper: {os.strerror(number)}", name)
         assert name not in self.devices
-        self.devices[name] = list(targets)
+        self.devices[name] = self.made[name] = list(targets)
         node = self.directory / name
         below = next(word for word in targets[0].parameters.split() if word.startswith("/"))
         node.symlink_to(below)

@@ -32,6 +32,14 @@ class RecordingMounts(Linux):
         self.failures: dict[str | int, int] = {}
         #: Targets in use, which do not let themselves be unmounted.
         self.busy: set[str] = set()
+        #: Directories that cannot be made → error number.
+        self.unmade: dict[str, int] = {}
+
+    def make_directory(self, path: str, mode: int = 0o777) -> None:
+        if path in self.unmade:
+            number = self.unmade[path]
+            raise OSError(number, os.strerror(number), path)
+        super().make_directory(path, mode)
 
     def mount(
         self, source: str, target: str, filesystem: str, flags: int = 0, data: str = ""

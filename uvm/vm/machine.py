@@ -64,19 +64,23 @@ class Disk:
 
 @dataclass(frozen=True)
 class Pmem:
-    """A raw image attached as persistent memory (an NVDIMM without labels).
+    """A raw image attached as persistent memory.
 
     Attributes:
         path: The image; its size is a multiple of :data:`PMEM_ALIGNMENT`.
         size: Its size in bytes.
         number: Which one it is; the guest calls it ``/dev/pmem<number>``.
-        read_only: Whether the guest may write.
+        read_only: Whether the image stays as it is.
+        direct_access: Whether the guest's programs can be given the memory itself (dax), which
+            takes a virtio device; otherwise it is an NVDIMM without labels, as real hosts have
+            them, and for those Linux has no pages.
     """
 
     path: Path
     size: int
     number: int
     read_only: bool = True
+    direct_access: bool = False
 
     @property
     def name(self) -> str:
@@ -194,6 +198,9 @@ def qemu_command_line(machine: Machine, wiring: Wiring) -> list[str]:
         command += ["-device", "virtio-blk-pci,drive=root"]
     for controller in range(machine.controllers):
         command += ["-device", f"virtio-scsi-pci,id=scsi{controller}"]
+    for slot in range(machine.pmem_slots):
+        # The root bus takes nothing that comes later.
+        command += ["-device", f"pcie-root-port,id={_pmem_port(slot)},chassis={slot + 1}"]
     for disk in machine.disks:
         command += ["-blockdev", _block_device(disk), "-device", _scsi_disk(disk)]
     for port in range(machine.network_ports):
@@ -241,13 +248,21 @@ def pmem_backend_options(pmem: Pmem) -> dict[str, object]:
         "mem-path": str(pmem.path),
         "size": pmem.size,
         "align": PMEM_ALIGNMENT,
-        "share": True,
-        "readonly": pmem.read_only,
+        # A virtio device can't be made read-only: what is written to it stays in memory then.
+        "share": not (pmem.direct_access and pmem.read_only),
+        "readonly": pmem.read_only and not pmem.direct_access,
     }
 
 
 def pmem_device_options(pmem: Pmem) -> dict[str, object]:
     """Return the arguments of QMP ``device_add`` for persistent memory."""
+    if pmem.direct_access:
+        return {
+            "driver": "virtio-pmem-pci",
+            "id": f"dev-{pmem.name}",
+            "memdev": pmem.name,
+            "bus": _pmem_port(pmem.number),
+        }
     return {
         "driver": "nvdimm",
         "id": f"dev-{pmem.name}",
@@ -255,6 +270,10 @@ def pmem_device_options(pmem: Pmem) -> dict[str, object]:
         # What is not armed can't keep what is written: the guest makes it read-only.
         "unarmed": pmem.read_only,
     }
+
+
+def _pmem_port(number: int) -> str:
+    return f"pmem-port{number}"
 
 
 def _processor(machine: Machine) -> list[str]:

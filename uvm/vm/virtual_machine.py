@@ -180,14 +180,17 @@ class VirtualMachine:
             if error.kind != "DeviceNotFound":
                 raise
 
-    async def plug_pmem(self, path: Path, *, read_only: bool = True) -> int:
+    async def plug_pmem(
+        self, path: Path, *, read_only: bool = True, direct_access: bool = False
+    ) -> int:
         """Plug an image in as persistent memory; it stays until the end of the VM.
 
         QEMU can't unplug it. The guest sees it some milliseconds later.
 
         Args:
             path: A raw image, for example a file system.
-            read_only: Whether the guest may only read it.
+            read_only: Whether the image stays as it is.
+            direct_access: See :class:`~uvm.vm.machine.Pmem`.
 
         Returns:
             Its device number: the guest's ``/dev/pmem<number>``.
@@ -208,7 +211,7 @@ class VirtualMachine:
             )
         # Taken before the first await, so that two calls at once get two numbers.
         number, self._pmem_count = self._pmem_count, self._pmem_count + 1
-        pmem = Pmem(path, size, number, read_only)
+        pmem = Pmem(path, size, number, read_only, direct_access)
         try:
             await self._monitor.execute("object-add", pmem_backend_options(pmem))
             try:

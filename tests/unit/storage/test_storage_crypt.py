@@ -134,6 +134,19 @@ async def test_a_mount_that_fails_leaves_nothing(guest: Guest) -> None:
     assert guest.is_untouched()
 
 
+@pytest.mark.parametrize("name", [INTEGRITY, CRYPT])
+async def test_a_mapping_that_stays_in_use_keeps_its_key_until_the_next_remove(
+    guest: Guest, name: str
+) -> None:
+    await guest.driver.add(guest.scratch())
+    guest.mapper.busy.add(name)
+    with pytest.raises(GcsError, match=rf"/m1 is unmounted, but disk .* LUN 1 .*'{name}'"):
+        await guest.driver.remove(guest.scratch())
+    guest.mapper.busy.clear()
+    await guest.driver.remove(guest.scratch())
+    assert guest.is_untouched()
+
+
 async def test_what_cannot_be_made_is_refused_before_the_disk_is_lost(guest: Guest) -> None:
     with_ext4(guest.node)
     with pytest.raises(GcsError, match="unsupported filesystem 'btrfs'"):

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gcs.linux.mount import UMOUNT_NOFOLLOW
 from gcs.protocol.errors import GcsError
-from gcs.storage.mounts import require_unmounted, unmount_all_under, unmount_path
+from gcs.storage.mounts import (
+    require_unmounted,
+    try_unmount,
+    unmount_all_under,
+    unmount_path,
+)
 from tests.support.storage import RecordingMounts
 
 if TYPE_CHECKING:
@@ -81,6 +87,44 @@ def test_other_failures_are_answered(tmp_path: Path) -> None:
     system.table = [str(tmp_path)]
     with pytest.raises(GcsError, match="Operation not permitted"):
         unmount_path(system, str(tmp_path))
+
+
+def test_nothing_is_detached_by_force_or_lazily_and_no_link_is_followed(tmp_path: Path) -> None:
+    class Flags(RecordingMounts):
+        def unmount(self, target: str, flags: int = 0) -> None:
+            assert flags == UMOUNT_NOFOLLOW
+            super().unmount(target, flags)
+
+    system = Flags()
+    system.table = [str(tmp_path)]
+    unmount_path(system, str(tmp_path))
+    system.table = [str(tmp_path)]
+    unmount_all_under(system, str(tmp_path))
+    try_unmount(system, str(tmp_path))
+    assert [call[0] for call in system.calls] == ["unmount"] * 3
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOENT])
+def test_what_somebody_else_unmounts_meanwhile_is_fine(tmp_path: Path, number: int) -> None:
+    class Late(RecordingMounts):
+        def unmount(self, target: str, flags: int = 0) -> None:
+            self.table.clear()
+            raise OSError(number, "unmount", target)
+
+    system = Late()
+    place = tmp_path / "m"
+    place.mkdir()
+    system.table = [str(place)]
+    unmount_path(system, str(place))
+    assert not place.exists()
+    system.table = [str(tmp_path)]
+    unmount_all_under(system, str(tmp_path))
+
+
+def test_a_place_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GcsError, match=r"remove directory .*/file/m: Not a directory"):
+        unmount_path(RecordingMounts(), f"{tmp_path}/file/m")
 
 
 def test_a_whole_tree_is_unmounted_last_first(tmp_path: Path) -> None:

@@ -30,6 +30,13 @@ async def test_a_device_that_is_there(tmp_path: Path) -> None:
     assert await PciBus(root=os.fspath(tmp_path)).find(GUID) == os.fspath(device)
 
 
+async def test_more_than_one_device_is_refused(tmp_path: Path) -> None:
+    for function in ("1234:00:00.0", "1234:00:00.1"):
+        (channel(tmp_path) / "pci1234:00" / function).mkdir(parents=True)
+    with pytest.raises(GcsError, match=r"more than one PCI device could match .*00\.0, .*00\.1"):
+        await PciBus(root=os.fspath(tmp_path)).find(GUID)
+
+
 async def test_a_device_that_comes_late(tmp_path: Path) -> None:
     announcer, events = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     waits = asyncio.Semaphore(0)

@@ -12,7 +12,15 @@ import pytest
 
 from gcs.linux.mount import MS_RDONLY
 from gcs.protocol.errors import GcsError
-from gcs.protocol.settings import VerityInfo, VPMemDevice, VPMemMappingInfo
+from gcs.protocol.settings import (
+    CombinedLayers,
+    Layer,
+    VerityInfo,
+    VPMemDevice,
+    VPMemMappingInfo,
+)
+from gcs.storage.combined_layers import CombinedLayersDriver
+from gcs.storage.combined_roots import CombinedRoots
 from gcs.storage.persistent_memory import PersistentMemoryDriver
 from tests.support.layer_images import make_verified
 from tests.support.mapper import RecordingMapper
@@ -32,6 +40,7 @@ class Guest:
         self.target = str(directory / "run/layers/p3")
         self.mounts = RecordingMounts()
         self.mapper = RecordingMapper(directory / "mapper")
+        self.roots = CombinedRoots()
         self.loads = 0
         self.loaded = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -41,6 +50,7 @@ class Guest:
         return PersistentMemoryDriver(
             self.mounts,
             self.mapper,
+            roots=self.roots,
             root=str(self.root),
             limit=limit,
             recheck=0.01,
@@ -185,6 +195,35 @@ async def test_parts_that_cannot_be(guest: Guest, offset: int, size: int, messag
     with pytest.raises(GcsError, match=message):
         await guest.driver.add(guest.part(offset, size))
     assert guest.is_untouched()
+
+
+async def test_a_directory_that_cannot_be_made_is_named(guest: Guest) -> None:
+    guest.mounts.unmade[guest.target] = errno.EROFS
+    message = f"{guest.node} on {guest.target}: make directory: Read-only file system"
+    with pytest.raises(GcsError, match=message):
+        await guest.driver.add(guest.part(0, MIB))
+    assert guest.mounts.calls == []
+    assert guest.is_untouched()
+
+
+async def test_a_layer_that_a_root_file_system_is_made_of_stays(
+    guest: Guest, tmp_path: Path
+) -> None:
+    layers = CombinedLayersDriver(guest.mounts, guest.roots)
+    await guest.driver.add(guest.layer())
+    roots = [
+        CombinedLayers(container_root_path=f"{tmp_path}/{name}", layers=[Layer(path=guest.target)])
+        for name in ("a", "b")
+    ]
+    for root in roots:
+        await layers.add(root)
+    for root in roots:
+        message = rf"\(persistent memory device 3\): in use by .* {root.container_root_path};"
+        with pytest.raises(GcsError, match=message):
+            await guest.driver.remove(guest.layer())
+        await layers.remove(root)
+    await guest.driver.remove(guest.layer())
+    assert guest.mounts.table == []
 
 
 async def test_a_device_that_comes_late(guest: Guest) -> None:

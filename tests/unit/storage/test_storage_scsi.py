@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ import pytest
 
 from gcs.linux.mountinfo import read_mounts
 from gcs.protocol.errors import GcsError
-from gcs.storage.scsi import DiskAddress
+from gcs.storage.scsi import DiskAddress, ScsiBus
 from tests.support.storage import SystemTree, blank
 
 if TYPE_CHECKING:
@@ -100,6 +102,25 @@ async def test_a_disk_without_node_or_size_is_not_ready(virtio: SystemTree) -> N
     blank(node, size=0)
     with pytest.raises(GcsError, match="sdb has size 0"):
         await virtio.bus(limit=0).find(DiskAddress(0, 1))
+
+
+async def test_a_node_whose_driver_is_not_ready_is_tried_again(
+    virtio: SystemTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = str(blank(virtio.add_disk(0, 1, "sdb")))
+    errors = [errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM]
+    really_open = os.open
+
+    def open_late(path: str, flags: int, mode: int = 0o777) -> int:
+        if path == node and errors:
+            number = errors.pop(0)
+            raise OSError(number, os.strerror(number), path)
+        return really_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", open_late)
+    bus = ScsiBus(root=str(virtio.root), disk_limit=60, recheck=0.001)
+    assert await bus.find(DiskAddress(0, 1)) == node
+    assert errors == []
 
 
 async def test_a_node_that_is_broken_ends_the_wait(virtio: SystemTree) -> None:

@@ -176,6 +176,16 @@ async def test_a_mount_that_fails_leaves_nothing(guest: Guest) -> None:
     await guest.driver.add(guest.disk())
 
 
+async def test_a_directory_that_cannot_be_made_is_named(guest: Guest) -> None:
+    with_ext4(guest.node)
+    guest.mounts.unmade[guest.target] = errno.EROFS
+    message = rf"LUN 1 \({guest.node}\) on {guest.target}: make directory: Read-only file system"
+    with pytest.raises(GcsError, match=message):
+        await guest.driver.add(guest.disk())
+    assert guest.mounts.calls == []
+    assert guest.is_untouched()
+
+
 async def test_a_propagation_that_fails_is_undone_by_unmounting(guest: Guest) -> None:
     with_ext4(guest.node)
     guest.mounts.failures[MS_SHARED] = errno.EINVAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from uvm.errors import BootError, MissingFileError, UvmError
 from uvm.spec import ContainerOptions, ProcessOptions, User, container_document
 from uvm.timings import Timings
 from uvm.users import find_user
-from uvm.vm.machine import Disk, Machine, Wiring, qemu_command_line
+from uvm.vm.machine import (
+    PMEM_ALIGNMENT,
+    Disk,
+    Machine,
+    Pmem,
+    Wiring,
+    pmem_backend_options,
+    pmem_device_options,
+    qemu_command_line,
+)
 
 MACHINE = Machine(kernel=Path("/k"), initrd=Path("/i"), cpus=2)
 
@@ -74,9 +84,25 @@ def test_persistent_memory_only_where_it_is_asked_for() -> None:
     command = qemu_command_line(Machine(kernel=Path("/k"), initrd=None, pmem_slots=3), wiring)
     assert command[command.index("-machine") + 1] == "q35,memory-backend=mem0,nvdimm=on"
     assert command[command.index("-m") + 1] == f"512M,slots=3,maxmem={512 + 3 * 4096}M"
+    assert "pcie-root-port,id=pmem-port2,chassis=3" in command
     command = qemu_command_line(MACHINE, wiring)
     assert command[command.index("-machine") + 1] == "q35,memory-backend=mem0"
     assert command[command.index("-m") + 1] == "512M"
+    assert not any("pmem" in word for word in command)
+
+
+def test_persistent_memory_for_direct_access_is_never_written_to_its_image() -> None:
+    nvdimm = Pmem(Path("/i"), PMEM_ALIGNMENT, 1)
+    assert pmem_device_options(nvdimm)["driver"] == "nvdimm"
+    assert pmem_device_options(nvdimm)["unarmed"]
+    backend = pmem_backend_options(nvdimm)
+    assert (backend["share"], backend["readonly"]) == (True, True)
+    direct = replace(nvdimm, direct_access=True)
+    assert pmem_device_options(direct)["driver"] == "virtio-pmem-pci"
+    assert pmem_device_options(direct)["bus"] == "pmem-port1"
+    backend = pmem_backend_options(direct)
+    assert (backend["share"], backend["readonly"]) == (False, False)
+    assert pmem_backend_options(replace(direct, read_only=False))["share"]
 
 
 async def test_a_missing_image_says_how_to_make_it(tmp_path: Path) -> None:
