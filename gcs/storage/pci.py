@@ -49,8 +49,8 @@ class PciBus:
 
         guid: of the channel, in any case.
 
-        Raises InvalidArgumentError for what is no GUID, GcsError when there are several devices, and
-        when the time limit passes, saying how far it came.
+        Raises InvalidArgumentError for what is no GUID; GcsError when there are several devices,
+        and when the time limit passes, saying how far it came.
         """
         name = guid.lower()
         if not name or not _GUID_CHARACTERS.issuperset(name):

@@ -114,6 +114,9 @@ class PersistentMemoryDriver(ResourceDriver[VPMemDevice]):
                     text = f"persistent memory {device} on {path}: {error_text(error)}"
                     hint = corruption_hint(error) if _digest(settings) else ""
                     raise GcsError(text + hint) from error
+                except GcsError as error:
+                    text = f"persistent memory {device} on {path}: {error}"
+                    raise GcsError(text, hresult=error.hresult) from error
 
     async def remove(self, settings: VPMemDevice) -> None:
         """Unmount it and remove its mapped devices; one that is not there is fine.

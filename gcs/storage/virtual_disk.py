@@ -136,6 +136,9 @@ class VirtualDiskDriver(ResourceDriver[MappedVirtualDisk]):
             except OSError as error:
                 text = f"{address} ({device}) on {path}: {error_text(error)}"
                 raise GcsError(text + _hint(error, verified=is_verified(settings))) from error
+            except GcsError as error:
+                text = f"{address} on {path}: {error}"
+                raise GcsError(text, hresult=error.hresult) from error
 
     def _attach(
         self,

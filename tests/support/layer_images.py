@@ -17,8 +17,13 @@ XFS_BYTES = 300 * MIB
 SALT = "5a" * 32
 
 
-def make_layer(path: Path, kind: str, files: dict[str, str], *, size: int = 4 * MIB) -> Path:
-    """An image with a file system that holds some files; "xfs" holds none."""
+def make_layer(
+    path: Path, kind: str, files: dict[str, str], *, size: int = 4 * MIB, block_size: int = 4096
+) -> Path:
+    """An image with a file system that holds some files; "xfs" holds none.
+
+    block_size: of an ext4 file system, in bytes.
+    """
     content = path.with_suffix(".d")
     content.mkdir()
     for name, text in files.items():
@@ -26,7 +31,8 @@ def make_layer(path: Path, kind: str, files: dict[str, str], *, size: int = 4 * 
     if kind == "ext4":
         blank(path, size)
         # As the host's tool makes layers: blocks of a page, no journal.
-        run("mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", "-d", content, path)
+        options = ("-b", str(block_size), "-O", "^has_journal")
+        run("mkfs.ext4", "-q", *options, "-d", content, path)
     elif kind == "erofs":
         run("mkfs.erofs", path, content)
     elif kind == "squashfs":
