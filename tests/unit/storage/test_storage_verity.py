@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -210,6 +211,15 @@ async def test_a_device_that_fails_its_checks_is_not_left(guest: Guest) -> None:
     assert guest.mapper.devices == {}
     assert not exists(guest.target)
     assert guest.driver.disks == {}
+
+
+async def test_a_directory_that_cannot_be_made_leaves_no_device(guest: Guest) -> None:
+    guest.mounts.unmade[guest.target] = errno.EROFS
+    with pytest.raises(GcsError, match=rf"on {guest.target}: make directory: Read-only"):
+        await guest.driver.add(guest.layer(guest.root))
+    assert guest.mapper.made
+    assert guest.mapper.devices == {}
+    assert guest.mounts.calls == []
 
 
 async def test_a_mapping_that_stays_in_use_is_removed_later(guest: Guest) -> None:
