@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.containers import Workbench, mount_layer
+from benchmarks.layers import combined_layers
 from benchmarks.measure import Rows, Sizes, container_lives, memory, round_trips, streams
 from benchmarks.report import machine, table
 from uvm.paths import image_directory, require_image_file
@@ -31,7 +32,9 @@ def main() -> None:
     images = image_directory(arguments.image_dir)
     initrds = {"gcs": require_image_file(images, "initrd-qemu.img")} | dict(arguments.initrd)
     sizes = (
-        Sizes(round_trips=192, lives=3, stream_mib=16, running=5) if arguments.quick else Sizes()
+        Sizes(round_trips=192, lives=3, stream_mib=16, running=5, roots=2)
+        if arguments.quick
+        else Sizes()
     )
     boots = 1 if arguments.quick else arguments.boots
     agents: dict[str, Rows] = {name: {} for name in initrds}
@@ -87,9 +90,9 @@ class Bench:
         vm = await self._start(initrd, RootDisks((layer,), None))
         try:
             await mount_layer(vm.guest, _LAYER)
-            bench = Workbench(vm.guest, _LAYER)
+            bench = Workbench(vm, _LAYER, layer)
             rows: Rows = {}
-            for measurement in (memory, round_trips, container_lives, streams):
+            for measurement in (memory, round_trips, container_lives, streams, combined_layers):
                 start = time.monotonic()
                 rows |= await measurement(bench, self.sizes)
                 took = time.monotonic() - start

@@ -3,11 +3,13 @@
 import signal
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from gcs.protocol.settings import ADD, REMOVE, CombinedLayers, Layer
 from uvm.container import Container, new_container_id
 from uvm.guest import Guest
 from uvm.spec import ContainerOptions, ProcessOptions, container_document
+from uvm.utility_vm import UtilityVm
 
 
 async def mount_layer(guest: Guest, path: str) -> None:
@@ -24,15 +26,22 @@ async def mount_layer(guest: Guest, path: str) -> None:
 
 @dataclass(frozen=True)
 class Workbench:
-    """A guest and the read-only layer that its containers share.
+    """A VM and the read-only layer that its containers share.
 
     Attributes:
-        guest: The agent under test.
+        vm: The VM.
         layer: Where the layer is mounted in the VM.
+        image: The layer's image.
     """
 
-    guest: Guest
+    vm: UtilityVm
     layer: str
+    image: Path
+
+    @property
+    def guest(self) -> Guest:
+        """The agent under test."""
+        return self.vm.guest
 
     async def prepare(self) -> Container:
         """Mount a root file system for a container; its scratch space is in memory."""

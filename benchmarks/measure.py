@@ -54,12 +54,16 @@ class Sizes:
         lives: Containers that run `true`, one after another.
         stream_mib: Bytes of each stream, in MiB.
         running: Containers that run while memory is measured.
+        layers: Disks that one root file system is made of.
+        roots: Such root file systems, one after another.
     """
 
     round_trips: int = 640
     lives: int = 12
     stream_mib: int = 64
     running: int = 20
+    layers: int = 10
+    roots: int = 7
 
 
 async def round_trips(bench: Workbench, sizes: Sizes) -> Rows:
