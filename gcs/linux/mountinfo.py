@@ -42,7 +42,8 @@ def unescape(field: str) -> str:
 def parse_mountinfo(text: str) -> list[MountEntry]:
     """Read the lines of a mountinfo file; ValueError when a line has another form."""
     entries = []
-    for line in text.splitlines():
+    # Only newlines end lines: the kernel leaves what else splits lines in a path as it is.
+    for line in filter(None, text.split("\n")):
         left, _, right = line.partition(" - ")
         identifier, parent, device, root, target, options, *optional = left.split(" ")
         filesystem, source, filesystem_options = right.split(" ", 2)
@@ -69,5 +70,5 @@ def read_mounts(pid: int | None = None) -> list[MountEntry]:
     Raises OSError when the file cannot be read: FileNotFoundError for a process that is gone.
     """
     path = f"/proc/{'self' if pid is None else pid}/mountinfo"
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return parse_mountinfo(file.read())

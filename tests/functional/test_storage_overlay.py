@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     MountWay = Callable[[str, Sequence[str], str, str], None]
 
-ODD = "a:b,c\\d e\\:f=\t\N{SNOWMAN}"
+#: What separates options, layers, fields and lines, and what is an escape or a quote somewhere.
+ODD = "a:b,c\\d e\\:f=\t\n\r\v#'\"\N{SNOWMAN}\N{LINE SEPARATOR}\x85"
 
 
 @pytest.fixture
@@ -193,6 +194,30 @@ async def test_the_bundle_of_a_container_that_never_came_is_unmounted(place: Pat
     await driver.add(request)
     assert len(mounts_below(place)) == 3
     await driver.remove(request)
+
+
+@pytest.mark.parametrize("appends", [None, False], ids=["this kernel", "older kernels"])
+@pytest.mark.parametrize("writable", [True, False])
+async def test_requests_with_odd_paths(
+    place: Path, monkeypatch: pytest.MonkeyPatch, appends: bool | None, writable: bool
+) -> None:
+    monkeypatch.setattr(overlay, "_appends_layers", appends)
+    odd = place / ODD
+    odd.mkdir()
+    driver = CombinedLayersDriver()
+    request = settings(odd, make_layers(odd, 3, ODD), f"s{ODD}/id" if writable else "")
+    for _ in range(2):
+        await driver.add(request)
+        # It is found among the mounts again.
+        await driver.add(request)
+        bundle = [f"{odd}/c/id"] if writable else []
+        assert mounts_below(odd) == [*bundle, request.container_root_path]
+        upper = f"{odd}/s{ODD}/id/upper" if writable else ""
+        check(request.container_root_path, 3, upper)
+        if writable:
+            os.unlink(f"{request.container_root_path}/new")
+        await driver.remove(request)
+    assert mounts_below(odd) == []
 
 
 @pytest.mark.parametrize("scratch", ["", "c/id/scratch", "c/pod/scratch/id"])

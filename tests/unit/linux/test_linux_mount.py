@@ -63,6 +63,12 @@ def test_unmount_of_a_plain_directory_names_it(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path)
 
 
+@pytest.mark.parametrize("odd", ["\r", "\v", "\f", "\x1c", "\x85", "\N{LINE SEPARATOR}"])
+def test_only_a_newline_ends_a_line_of_mountinfo(odd: str) -> None:
+    line = f"36 35 98:0 / /mnt/a{odd}b rw - ext4 /dev/x rw\n"
+    assert [entry.target for entry in parse_mountinfo(line * 2)] == [f"/mnt/a{odd}b"] * 2
+
+
 def test_mountinfo_line_with_optional_fields_and_escapes() -> None:
     line = r"36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime shared:1 master:2 - ext3 /dev/root rw,err"
     assert parse_mountinfo(line + "\n") == [
