@@ -83,7 +83,7 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
         if combined is None or not bundle_is_mounted(root, combined.scratch):
             return
         bundle = os.path.dirname(root)
-        if is_mounted(self._system, bundle) and not os.listdir(bundle):
+        if is_mounted(self._system, bundle) and _is_abandoned(bundle, os.path.basename(root)):
             unmount_path(self._system, bundle)
             discard_directory(f"{combined.scratch}/bundle")
 
@@ -168,6 +168,14 @@ def _checked_layers(root: str, settings: CombinedLayers) -> list[str]:
         if not stat.S_ISDIR(mode):
             raise GcsError(f"combine layers at {root}: layer {layer} is not a directory")
     return layers
+
+
+def _is_abandoned(bundle: str, root_name: str) -> bool:
+    """Whether a bundle holds nothing, but for the place of a root that could not be removed."""
+    try:
+        return set(os.listdir(bundle)) <= {root_name}
+    except OSError:
+        return True  # its disk was pulled
 
 
 def _discard_if_there(path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EBUSY, EEXIST, ENOENT, ENOTDIR, ENOTEMPTY
+from errno import EBUSY, EEXIST, EIO, ENOENT, ENOTDIR, ENOTEMPTY, EROFS
 from logging import getLogger
 from typing import TYPE_CHECKING
 
@@ -88,12 +88,13 @@ def make_directories(system: MountSystem, path: str, mode: int, undo: ExitStack)
 def remove_directory(path: str) -> None:
     """Remove an empty directory; one that is gone is fine, one that is not empty stays.
 
-    Never removes what is inside: it may be somebody's data, or a mount.
+    Never removes what is inside: it may be somebody's data, or a mount.  One on a disk that was
+    pulled, or can't be written any more, stays, too: it goes with the disk.
     """
     try:
         os.rmdir(path)
     except OSError as error:
-        if error.errno in (ENOTEMPTY, EEXIST, EBUSY):
+        if error.errno in (ENOTEMPTY, EEXIST, EBUSY, EROFS, EIO):
             logger.warning("directory %s stays: %s", path, error.strerror)
         elif error.errno != ENOENT:
             raise

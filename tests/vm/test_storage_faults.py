@@ -188,7 +188,12 @@ async def test_addresses_and_disks_that_are_wrong(lab: Lab) -> None:
                 layer(good, "/run/t/x", verity_info=VerityInfo(root_digest="0" * 64)),
                 where.format(good) + ".*has no dm-verity superblock",
             ),
-            (layer(good, "/run/t/x", options=["no-such"]), where.format(good) + "mount ext4"),
+            (
+                MappedVirtualDisk(
+                    mount_path="/run/t/x", lun=good, read_only=True, options=["no-such"]
+                ),
+                where.format(good) + "mount ext4.*'noload,no-such'",
+            ),
             (layer(good, "/run/t/../../etc"), "MountPath '/run/t/../../etc' contains"),
             (layer(good, "/etc"), "MountPath '/etc' belongs to the guest itself"),
             (layer(good, "/sys/x", block_dev=True), "belongs to the guest itself"),
@@ -265,9 +270,9 @@ async def test_a_scratch_that_is_pulled_while_it_is_written(lab: Lab) -> None:
 
 
 CYCLES, AT_ONCE = 200, 4
-#: How much the memory of the agent may grow meanwhile, in KiB: more than the noise of malloc, less
-#: than what 200 copies of the mount table take.
-GROWTH = 512
+#: How much the memory of the agent may grow meanwhile, in KiB: threads of its pool and malloc's
+#: noise take some hundreds, and whatever is forgotten in each cycle takes more than this.
+GROWTH = 1024
 
 
 @pytest.mark.timeout(900)
@@ -291,10 +296,11 @@ async def test_two_hundred_disks_come_and_go(lab: Lab) -> None:
                 tasks.create_task(cycle(worker, range(worker, count, AT_ONCE)))
 
     async with nothing_left(lab):
-        await cycles(3 * AT_ONCE)
+        await cycles(10 * AT_ONCE)
         before = await lab.agent()
         await cycles(CYCLES)
         after = await lab.agent()
         assert after.descriptors == before.descriptors
-        assert after.threads == before.threads
+        # The pool grows as it is needed.
+        assert after.threads <= before.threads + AT_ONCE
         assert after.memory < before.memory + GROWTH

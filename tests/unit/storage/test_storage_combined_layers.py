@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -80,6 +80,26 @@ async def test_a_scratch_elsewhere_holds_the_bundle_too(guest: Guest) -> None:
     config.unlink()
     await unmount_bundle(guest.bundle, guest.mounts)
     assert guest.mounts.table == []
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_bundle_on_a_disk_that_was_pulled_is_unmounted(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, readable: bool
+) -> None:
+    await guest.driver.add(guest.settings(str(guest.directory / "c/abcdef/scratch/abc")))
+    assert guest.mounts.table == [guest.bundle, guest.root]
+
+    def refuse(path: str) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr(os, "rmdir", refuse)
+    if not readable:
+        monkeypatch.setattr(os, "listdir", refuse)
+    await guest.driver.remove(guest.settings())
+    assert guest.mounts.table == []
+    # Nothing is remembered of it.
+    monkeypatch.undo()
+    await guest.driver.add(guest.settings())
 
 
 @pytest.mark.parametrize(

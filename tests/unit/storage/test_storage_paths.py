@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack
@@ -80,6 +81,17 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with ExitStack() as undo, pytest.raises(NotADirectoryError, match="/file'"):
         make_directories(KernelMounts(), f"{tmp_path}/file/a", 0o700, undo)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+def test_a_directory_on_a_dead_disk_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "rmdir", refuse)
+    remove_directory(str(tmp_path))
 
 
 def test_a_directory_with_content_stays(tmp_path: Path) -> None:
