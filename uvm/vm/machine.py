@@ -30,6 +30,8 @@ MOST_CONTROLLERS: Final = 4
 _TRANSLATION_CACHE: Final = 256
 #: Address space for each slot of persistent memory, in MiB; it takes no memory of the host.
 _PMEM_SLOT_MIB: Final = 4096
+#: Numbers of root ports are all different; those of network adapters begin at 1.
+_PMEM_CHASSIS: Final = 128
 #: The guest's kernel maps persistent memory in pieces of so many bytes only.
 PMEM_ALIGNMENT: Final = 2 << 20
 
@@ -200,11 +202,12 @@ def qemu_command_line(machine: Machine, wiring: Wiring) -> list[str]:
         command += ["-device", f"virtio-scsi-pci,id=scsi{controller}"]
     for slot in range(machine.pmem_slots):
         # The root bus takes nothing that comes later.
-        command += ["-device", f"pcie-root-port,id={_pmem_port(slot)},chassis={slot + 1}"]
+        port = f"pcie-root-port,id={_pmem_port(slot)},chassis={_PMEM_CHASSIS + slot}"
+        command += ["-device", f"{port},io-reserve=0"]
     for disk in machine.disks:
         command += ["-blockdev", _block_device(disk), "-device", _scsi_disk(disk)]
-    for port in range(machine.network_ports):
-        command += ["-device", root_port_options(port)]
+    for number in range(machine.network_ports):
+        command += ["-device", root_port_options(number)]
     for nic in machine.nics:
         command += ["-netdev", json.dumps(netdev_options(nic))]
         command += ["-device", json.dumps(nic_device_options(nic))]

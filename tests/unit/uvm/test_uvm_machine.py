@@ -84,7 +84,7 @@ def test_persistent_memory_only_where_it_is_asked_for() -> None:
     command = qemu_command_line(Machine(kernel=Path("/k"), initrd=None, pmem_slots=3), wiring)
     assert command[command.index("-machine") + 1] == "q35,memory-backend=mem0,nvdimm=on"
     assert command[command.index("-m") + 1] == f"512M,slots=3,maxmem={512 + 3 * 4096}M"
-    assert "pcie-root-port,id=pmem-port2,chassis=3" in command
+    assert "pcie-root-port,id=pmem-port2,chassis=130,io-reserve=0" in command
     command = qemu_command_line(MACHINE, wiring)
     assert command[command.index("-machine") + 1] == "q35,memory-backend=mem0"
     assert command[command.index("-m") + 1] == "512M"
