@@ -20,9 +20,8 @@ import pytest
 
 from tar2ext4 import OutputError, convert, verity
 from tests.support.loop_disks import run
-from tests.support.tar_archives import (
-    ARCHIVES,
-    archive,
+from tests.support.tar_archives import ARCHIVES, archive
+from tests.support.tar_entries import (
     directory,
     end,
     hard_link,

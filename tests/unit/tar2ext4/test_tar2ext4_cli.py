@@ -12,7 +12,8 @@ import pytest
 
 from tar2ext4 import superblock, vhd
 from tar2ext4.cli import main
-from tests.support.tar_archives import archive, hard_link, pattern, regular
+from tests.support.tar_archives import archive
+from tests.support.tar_entries import hard_link, pattern, regular
 
 if TYPE_CHECKING:
     from pathlib import Path

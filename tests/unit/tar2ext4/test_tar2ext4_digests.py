@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tar2ext4 import convert, root_digest
-from tests.support.tar_archives import archive, random_archive
+from tests.support.tar_archives import archive
+from tests.support.tar_random import random_archive
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,9 +16,9 @@ from tar2ext4 import (
     only_append_vhd_footer,
     root_digest,
 )
-from tests.support.tar_archives import (
+from tests.support.tar_archives import archive
+from tests.support.tar_entries import (
     GNU,
-    archive,
     directory,
     end,
     hard_link,

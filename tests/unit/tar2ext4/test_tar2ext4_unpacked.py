@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tar2ext4 import EntryError, convert
-from tests.support.tar_archives import (
+from tests.support.tar_entries import (
     directory,
     end,
     hard_link,

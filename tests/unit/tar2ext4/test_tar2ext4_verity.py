@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tar2ext4 import ImageFormatError, convert, only_append_vhd_footer, superblock, verity, vhd
-from tests.support.tar_archives import archive, pattern
+from tests.support.tar_archives import archive
+from tests.support.tar_entries import pattern
 
 if TYPE_CHECKING:
     from pathlib import Path
