@@ -100,14 +100,13 @@ def _route(entry: RouteSettings, where: str, table: int) -> Route | None:
     """Return a route; ``None`` for one that says nothing: the default by no gateway."""
     metric = entry.metric or (LOW_METRIC if table else 0)
     gateway = None if not entry.next_hop else _ip(entry.next_hop, where)
-    if entry.destination_prefix in ("", *_DEFAULT_ROUTES):
+    if entry.destination_prefix in _DEFAULT_ROUTES:
         if gateway is None:
             raise InvalidArgumentError(
-                f"{where}: a route with neither NextHop nor DestinationPrefix: gateway and "
-                "destination cannot both be nil"
+                f"{where}: a default route without NextHop: gateway and destination cannot both be "
+                "nil"
             )
-        version = 6 if entry.destination_prefix == "::/0" else 4
-        if entry.destination_prefix and version != gateway.version:
+        if gateway.version != (6 if ":" in entry.destination_prefix else 4):
             raise _mixed(entry, where)
         if gateway.is_unspecified:
             return None

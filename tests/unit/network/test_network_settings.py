@@ -49,7 +49,6 @@ def test_everything_of_an_adapter() -> None:
     [
         (route("10.0.0.1", "0.0.0.0/0", 7), Route("", "10.0.0.1", 7, 4)),
         (route("fd00::1", "::/0"), Route("", "fd00::1", 0, 6)),
-        (route("10.0.0.1"), Route("", "10.0.0.1", 0, 4)),
         (route("10.0.0.1", "192.168.0.0/16"), Route("192.168.0.0/16", "10.0.0.1", 0, 4)),
         (route("", "192.168.0.0/16"), Route("192.168.0.0/16", "", 0, 4)),
         (route("0.0.0.0", "192.168.0.0/16"), Route("192.168.0.0/16", "", 0, 4)),
@@ -67,11 +66,13 @@ def test_a_default_route_to_nowhere_is_left_out(settings: RouteSettings) -> None
 
 
 def test_the_same_route_twice_is_one() -> None:
-    assert len(planned(route("10.0.0.1", "0.0.0.0/0"), route("10.0.0.1"))) == 1
+    assert len(planned(*[route("10.0.0.1", "0.0.0.0/0")] * 2)) == 1
 
 
 def test_metrics_in_a_table_of_its_own() -> None:
-    first, second = planned(route("10.0.0.1"), route("", "10.1.0.0/16", 8), table=101)
+    first, second = planned(
+        route("10.0.0.1", "0.0.0.0/0"), route("", "10.1.0.0/16", 8), table=101
+    )
     assert (first.metric, second.metric) == (500, 8)
 
 
@@ -89,7 +90,8 @@ def test_metrics_in_a_table_of_its_own() -> None:
         ({"ip_configs": addresses(("fe80::1%eth0", 64))}, "is no IP address"),
         ({"ip_configs": addresses(("10.0.0.1", 33))}, "prefix length 33 of address 10.0.0.1"),
         ({"ip_configs": addresses(("fd00::1", 129))}, "is more than 128"),
-        ({"routes": [route()]}, "gateway and destination cannot both be nil"),
+        ({"routes": [route("", "::/0")]}, "gateway and destination cannot both be nil"),
+        ({"routes": [route("10.0.0.1")]}, "DestinationPrefix '' is no network"),
         ({"routes": [route("10.0.0.x", "0.0.0.0/0")]}, "'10.0.0.x' is no IP address"),
         ({"routes": [route("10.0.0.1", "10.1.0.0")]}, "'10.1.0.0' is no network"),
         ({"routes": [route("10.0.0.1", "10.1.0.0/255.255.0.0")]}, "is no network"),
