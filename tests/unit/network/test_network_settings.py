@@ -70,9 +70,7 @@ def test_the_same_route_twice_is_one() -> None:
 
 
 def test_metrics_in_a_table_of_its_own() -> None:
-    first, second = planned(
-        route("10.0.0.1", "0.0.0.0/0"), route("", "10.1.0.0/16", 8), table=101
-    )
+    first, second = planned(route("10.0.0.1", "0.0.0.0/0"), route("", "10.1.0.0/16", 8), table=101)
     assert (first.metric, second.metric) == (500, 8)
 
 
