@@ -5,6 +5,7 @@
 #                      (default: built from Debian's packages)
 #   ARCH               machine the image is for: amd64 or arm64 (default: this machine's); what is made
 #                      for another machine than this one goes to out/ARCH and build/ARCH
+#   COMPRESSION        of initrd.img: gzip (default), zstd, lz4 or none; docs/image.md compares them
 #   LOCKED             1: packages of exactly the versions in scripts/image/packages.lock, or no image
 #   DEV_BUILD          1: the image gets delta-dev.tar.gz (snp-report) instead of delta.tar.gz
 #   SNP_BUILD          1: it gets delta-snp.tar.gz, with /startup_*.sh; wins over DEV_BUILD
@@ -28,15 +29,15 @@ USR_MERGED_ROOTFS ?= 0
 KMOD ?= 0
 ROOTFS_DEVICE ?= /dev/sda
 HASH_DEVICE ?= /dev/sdb
-export BASE ARCH OUT BUILD LOCKED DEV_BUILD SNP_BUILD USR_MERGED_ROOTFS KMOD ROOTFS_DEVICE HASH_DEVICE
+export BASE ARCH OUT BUILD LOCKED COMPRESSION DEV_BUILD SNP_BUILD USR_MERGED_ROOTFS KMOD ROOTFS_DEVICE HASH_DEVICE
 SETTINGS = $(USR_MERGED_ROOTFS) $(KMOD) $(DEV_BUILD) $(SNP_BUILD)
 DELTA := $(OUT)/delta$(if $(filter 1,$(SNP_BUILD)),-snp,$(if $(filter 1,$(DEV_BUILD)),-dev)).tar.gz
 
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
 SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs erofs-utils faketime gcc git \
-	gzip iproute2 kmod libc6-dev libcap-dev make musl musl-tools patchelf python3 python3-dev python3-venv \
-	qemu-system-x86 runc squashfs-tools xfsprogs xz-utils
+	gzip iproute2 kmod libc6-dev libcap-dev lz4 make musl musl-tools patchelf python3 python3-dev \
+	python3-venv qemu-system-x86 runc squashfs-tools xfsprogs xz-utils zstd
 
 # What builds for, and boots, a machine of another kind.
 CROSS_PACKAGES_arm64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm qemu-user-static
@@ -136,7 +137,11 @@ $(BUILD)/initrd.cpio $(OUT)/sbom.cdx.json &: $(DELTA) $(if $(BASE),$(BASE),$(BUI
 		$(BUILD)/settings $(if $(filter 1,$(KMOD)),$(OUT)/modules.cpio)
 	$(IMAGE) initrd
 
-$(OUT)/initrd.img: $(BUILD)/initrd.cpio
+$(BUILD)/compression: FORCE
+	@mkdir -p $(@D)
+	@echo "$(COMPRESSION)" >$@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(OUT)/initrd.img: $(BUILD)/initrd.cpio $(BUILD)/compression
 	$(IMAGE) compress
 
 $(OUT)/rootfs.tar.gz: $(BUILD)/initrd.cpio

@@ -11,6 +11,7 @@
 #   DEV_BUILD, SNP_BUILD, USR_MERGED_ROOTFS, KMOD, ROOTFS_DEVICE, HASH_DEVICE: see the Makefile
 #   ARCH               machine it is for: amd64 or arm64 (default: this machine's)
 #   OUT, BUILD         where products and intermediate files go (default: out, build)
+#   COMPRESSION        of initrd.img: gzip (default), zstd, lz4 or none
 #   LOCKED             1: fail where a version of packages.lock can't be had (default: warn)
 #   PYTHON             interpreter of the virtual environment (default: .venv/bin/python3)
 set -eu
@@ -54,7 +55,7 @@ delta=delta
 # shellcheck disable=SC2086 # options are words without blanks
 exec env LC_ALL=C.UTF-8 TZ=UTC "$PYTHON" -B -m scripts.image \
     ${ARCH:+--arch "$ARCH"} --out "${OUT:-out}" --build "${BUILD:-build}" ${BASE:+--base "$BASE"} \
-    ${locked:+--locked} \
+    ${locked:+--locked} ${COMPRESSION:+--compression "$COMPRESSION"} \
     --delta "$delta" ${options:-} \
     ${ROOTFS_DEVICE:+--rootfs-device "$ROOTFS_DEVICE"} ${HASH_DEVICE:+--hash-device "$HASH_DEVICE"} \
     --epoch "$epoch" --commit "$commit" --branch "$branch" "$@"

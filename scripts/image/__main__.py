@@ -22,6 +22,7 @@ from scripts.image import (
     tarball,
 )
 from scripts.image.architecture import ARCHITECTURES, this_machine
+from scripts.image.compression import COMPRESSIONS, compress
 from scripts.image.disk import RootDisk
 from scripts.image.errors import BuildError
 from scripts.image.kernel import Kernel
@@ -47,6 +48,10 @@ class Steps:
         self._out: Path = options.out.resolve()
         self._architecture = ARCHITECTURES[options.arch]
         self._locked: bool = options.locked
+        self._compression: str = options.compression
+        if self._compression not in COMPRESSIONS:
+            known = ", ".join(COMPRESSIONS)
+            raise BuildError(f"COMPRESSION={self._compression}: expected one of {known}")
 
     @cached_property
     def _cache(self) -> PackageCache:
@@ -135,12 +140,8 @@ class Steps:
             cpio.write(tree, out, self._options.epoch)
 
     def compress(self) -> None:
-        """Make initrd.img: the same, gzipped."""
-        with (
-            (self._build / "initrd.cpio").open("rb") as plain,
-            archive.gzipped(self._out / "initrd.img") as out,
-        ):
-            shutil.copyfileobj(plain, out, 1 << 20)
+        """Make initrd.img: the same, compressed."""
+        compress(self._compression, self._build / "initrd.cpio", self._out / "initrd.img")
 
     def rootfs(self) -> None:
         """Make rootfs.tar.gz: the same files as the initrd, as a tar."""
@@ -244,6 +245,7 @@ def main() -> int:
     parser.add_argument("--build", type=Path, required=True, help="where everything else goes")
     parser.add_argument("--arch", choices=ARCHITECTURES, default=this_machine().name)
     parser.add_argument("--base", type=Path, help="root file system to use, tar or cpio")
+    parser.add_argument("--compression", default="gzip", help="of initrd.img")
     parser.add_argument("--locked", action="store_true", help="take versions of the lock file only")
     parser.add_argument("--delta", choices=DELTAS, default="delta", help="which goes over the base")
     parser.add_argument("--usr-merged", action="store_true", help="make /bin a link to /usr/bin")

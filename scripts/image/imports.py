@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_COMPUTED = {"__import__", "import_module"}
+"""Functions that import what they are told."""
+
+
 def modules_of(package: Path) -> dict[str, Path]:
     """Return the modules of a package directory by dotted name, the package itself included."""
     found: dict[str, Path] = {}
@@ -22,25 +26,30 @@ def modules_of(package: Path) -> dict[str, Path]:
     return found
 
 
-def imported_names(sources: dict[str, Path]) -> list[str]:
-    """Return everything sources import anywhere, also inside functions.
+def imported_names(sources: dict[str, Path]) -> dict[str, str]:
+    """Return everything sources import anywhere, also inside functions, with the first place.
 
     `from a import b` counts as `a` and `a.b`, since `b` may be a module. Imports for the type
     checker alone do not count.
 
     Raises:
-        BuildError: a source file does not parse.
+        BuildError: a source file does not parse, or imports a module whose name it computes.
     """
-    names: set[str] = set()
+    names: dict[str, str] = {}
     for module, path in sources.items():
         try:
             parsed = ast.parse(path.read_bytes(), path)
         except SyntaxError as error:
             raise BuildError(f"{path}:{error.lineno}: {error.msg}") from error
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for call in ast.walk(parsed):
+            if isinstance(call, ast.Call) and _called(call) in _COMPUTED:
+                text = "imports a module by name, so nobody can tell whether the image has it"
+                raise BuildError(f"{path}:{call.lineno}: {_called(call)}() {text}")
         for statement in _imports(parsed.body):
-            names.update(_names(statement, package))
-    return sorted(names)
+            for name in _names(statement, package):
+                names.setdefault(name, f"{path}:{statement.lineno}")
+    return names
 
 
 def _imports(body: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -51,6 +60,11 @@ def _imports(body: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
             yield from _imports(node.orelse)
         else:
             yield from _imports(ast.iter_child_nodes(node))
+
+
+def _called(call: ast.Call) -> str:
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _is_type_checking(test: ast.expr) -> bool:

@@ -112,7 +112,11 @@ class PythonPrefix:
         self._site_packages = self._distributions.build()
         sources = imports.modules_of(self._repository / "gcs")
         runnable = [name for name in sources if not name.endswith("__main__")]
-        names = sorted({*runnable, *imports.imported_names(sources), *LAZY} - set(LEFT_OUT))
+        imported = imports.imported_names(sources)
+        for name in LEFT_OUT:
+            if name in imported:
+                raise BuildError(f"{imported[name]}: import {name}: the image leaves that out")
+        names = sorted({*runnable, *imported, *LAZY})
         modules = self._trace(names)
         for name, path in sources.items():
             modules.setdefault(name, Module(name, path, path.name == "__init__.py"))

@@ -7,15 +7,20 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.image import cpio
 from scripts.image.architecture import this_machine
+
+if TYPE_CHECKING:
+    from scripts.image.tree import Node
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUT = REPOSITORY / "out"
@@ -131,6 +136,13 @@ def listing() -> dict[str, str]:
     return {line[-1].split(" -> ")[0]: " ".join(line) for line in lines}
 
 
+@pytest.fixture(scope="module")
+def files() -> dict[str, Node]:
+    """The regular files of the initrd by path; hard links are the same node."""
+    tree = cpio.read(REPOSITORY / "build/initrd.cpio")
+    return {path: node for path, node in tree if stat.S_ISREG(node.mode)}
+
+
 class TestContent:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_our_commands_are_executable(self, listing: dict[str, str], command: str) -> None:
@@ -206,6 +218,45 @@ class TestContent:
         assert len(commit.strip()) == 40
         assert (delta / "info/gcs.branch").read_text().strip()
         assert (delta / "info/tar.date").read_text().endswith("+00:00\n")
+
+
+class TestSmall:
+    """Nothing is in the image twice, or for debuggers alone."""
+
+    def test_equal_files_are_hard_links(self, files: dict[str, Node]) -> None:
+        first: dict[bytes, Node] = {}
+        for path, node in files.items():
+            if node.size >= 65536:
+                assert first.setdefault(node.read(), node) is node, path
+
+    def test_no_library_is_there_in_two_versions(self, files: dict[str, Node]) -> None:
+        found: dict[str, set[int]] = {}
+        for path, node in files.items():
+            if ".so" in path and node.size >= 65536:
+                found.setdefault(path.rpartition("/")[2], set()).add(id(node))
+        assert {name for name, nodes in found.items() if len(nodes) > 1} == set()
+        assert "libc.so.6" in found
+
+    def test_programs_and_libraries_are_stripped(
+        self, files: dict[str, Node], tmp_path: Path
+    ) -> None:
+        tried = 0
+        for path, node in files.items():
+            if node.read().startswith(b"\x7fELF"):
+                (tmp_path / "elf").write_bytes(node.read())
+                sections = run("readelf", "-SW", tmp_path / "elf").stdout
+                assert ".symtab" not in sections, path
+                assert ".debug_" not in sections, path
+                tried += 1
+        assert tried > 40
+
+    def test_nothing_of_a_build_machine_is_in_what_is_compiled_here(self, delta: Path) -> None:
+        prefix = delta / "usr/lib/gcs"
+        (module,) = prefix.glob("lib/python3.11/_prctl.*.so")
+        for path in (module, prefix / "bin/init"):
+            sections = run("readelf", "-SW", path).stdout
+            assert ".text" in sections
+            assert ".note.gnu.build-id" not in sections
 
 
 class TestPrograms:
@@ -520,6 +571,16 @@ class TestBuildErrors:
         (line,) = errors(done)
         assert "no_such_module" in line
         assert not (tmp_path / "out/delta.tar.gz").exists()
+
+    def test_a_module_of_the_standard_library_that_is_left_out_fails_the_build(
+        self, tmp_path: Path, copy: Path
+    ) -> None:
+        with (copy / "gcs/cli.py").open("a") as file:
+            file.write("\n\ndef late() -> object:\n    import ssl\n    return ssl\n")
+        done = build("delta", out=tmp_path / "out", work=tmp_path / "build", root=copy)
+        assert done.returncode == 1
+        (line,) = errors(done)
+        assert re.search(r"gcs/cli\.py:\d+: import ssl: ", line)
 
     def test_a_package_that_cannot_be_had_is_named(self, tmp_path: Path, copy: Path) -> None:
         path = copy / "scripts/image/prefix.py"

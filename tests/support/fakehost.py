@@ -7,12 +7,12 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gcs.protocol.frame import HEADER_SIZE, MAX_TO_HOST, MessageType, decode_header, encode_frame
 from gcs.protocol.logs import LogEntry, decode_json
+from tests.support.as_in_the_image import MARK, agent_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -209,6 +209,7 @@ class AgentProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[bytes] = []
+        self.missing_modules: list[str] = []
         self._news = asyncio.Condition()
         self._task = asyncio.create_task(self._read())
 
@@ -259,12 +260,16 @@ class AgentProcess:
             self.process.kill()
             await self.process.wait()
             raise
+        assert not self.missing_modules, f"the image lacks {self.missing_modules}; try 'make all'"
         return status
 
     async def _read(self) -> None:
         if self.process.stderr is None:
             return  # the test reads the log, or does not
         async for line in self.process.stderr:
+            if line.startswith(MARK.encode()):
+                self.missing_modules.append(line.decode().strip().removeprefix(MARK))
+                continue
             async with self._news:
                 self.lines.append(line)
                 self._news.notify_all()
@@ -276,12 +281,14 @@ class Launcher(Protocol):
     async def __call__(self, *arguments: str, **options: Any) -> AgentProcess: ...
 
 
-async def start_agent(
-    *arguments: str, program: Sequence[str] = (sys.executable, "-m", "gcs"), **options: Any
-) -> AgentProcess:
-    """Run the agent with arguments, its standard error captured."""
+async def start_agent(*arguments: str, program: Sequence[str] = (), **options: Any) -> AgentProcess:
+    """Run the agent with arguments, its standard error captured.
+
+    Without a program it has the modules of the image and no others: one that imports something else
+    fails the test when it has ended.
+    """
     process = await asyncio.create_subprocess_exec(
-        *program,
+        *(program or agent_program()),
         *arguments,
         **{
             "stdin": asyncio.subprocess.DEVNULL,

@@ -52,6 +52,13 @@ def test_imports_anywhere_count_but_those_for_the_type_checker(tmp_path: Path) -
     assert "inspect" not in names
 
 
+@pytest.mark.parametrize("call", ["__import__(name)", "importlib.import_module(name)"])
+def test_an_import_by_a_computed_name_is_refused(tmp_path: Path, call: str) -> None:
+    root = package(tmp_path, bad=f"def late(name):\n    {call}\n")
+    with pytest.raises(BuildError, match=r"agent/bad\.py:2: \w+\(\) imports a module by name"):
+        imports.imported_names(imports.modules_of(root))
+
+
 def test_a_source_that_does_not_parse_is_named_with_its_line(tmp_path: Path) -> None:
     root = package(tmp_path, bad="x = 1\nthis is no python\n")
     with pytest.raises(BuildError, match=r"agent/bad\.py:2: "):
