@@ -5,6 +5,7 @@ The image boots as a host has it: compressed, with the modules for QEMU, uncompr
 
 import argparse
 import asyncio
+import resource
 import statistics
 import tempfile
 from pathlib import Path
@@ -36,16 +37,28 @@ def main() -> None:
             initrds[kind].write_bytes(modules + packed.read_bytes())
         bench = Bench(images, directory, Sizes())
         times: dict[str, list[float]] = {kind: [] for kind in COMPRESSIONS}
+        processor: dict[str, list[float]] = {kind: [] for kind in COMPRESSIONS}
         for _ in range(arguments.boots):
             for kind, initrd in initrds.items():
+                before = _processor_time()
                 times[kind].append(asyncio.run(bench.boot_only(initrd))[_PHASE])
+                processor[kind].append(_processor_time() - before)
         print(f"{machine()}; accelerator: {bench.accelerator}\n")
-        print("| `COMPRESSION` | initrd.img, MiB | power-on → init, ms | of these boots, ms |")
-        print("| --- | ---: | ---: | --- |")
+        print("| `COMPRESSION` | initrd.img, MiB | power-on → init, ms | processor time, ms |")
+        print("| --- | ---: | ---: | ---: |")
         for kind, each in times.items():
             size = (directory / f"packed-{kind}").stat().st_size / (1 << 20)
-            all_of_them = ", ".join(f"{time:.0f}" for time in sorted(each))
-            print(f"| {kind} | {size:.1f} | {statistics.median(each):.0f} | {all_of_them} |")
+            used = statistics.median(processor[kind])
+            print(f"| {kind} | {size:.1f} | {statistics.median(each):.0f} | {used:.0f} |")
+
+
+def _processor_time() -> float:
+    """Return the processor time of all children that have ended, in milliseconds.
+
+    On a machine that others use it says more than the clock; it is that of a whole short life.
+    """
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) * 1000
 
 
 if __name__ == "__main__":

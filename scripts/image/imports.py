@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scripts.image.errors import BuildError
 
@@ -16,6 +16,9 @@ _COMPUTED = {"__import__", "import_module"}
 """Functions that import what they are told."""
 
 
+_NOT_FOUND = {"ImportError", "ModuleNotFoundError"}
+
+
 def modules_of(package: Path) -> dict[str, Path]:
     """Return the modules of a package directory by dotted name, the package itself included."""
     found: dict[str, Path] = {}
@@ -26,8 +29,17 @@ def modules_of(package: Path) -> dict[str, Path]:
     return found
 
 
-def imported_names(sources: dict[str, Path]) -> dict[str, str]:
-    """Return everything sources import anywhere, also inside functions, with the first place.
+class Imported(NamedTuple):
+    """That something is imported."""
+
+    place: str
+    """Where, first: path and line."""
+    optional: bool
+    """Whether the source can do without, each time: it catches the error."""
+
+
+def imported_names(sources: dict[str, Path]) -> dict[str, Imported]:
+    """Return everything sources import anywhere, also inside functions.
 
     `from a import b` counts as `a` and `a.b`, since `b` may be a module. Imports for the type
     checker alone do not count.
@@ -35,7 +47,7 @@ def imported_names(sources: dict[str, Path]) -> dict[str, str]:
     Raises:
         BuildError: a source file does not parse, or imports a module whose name it computes.
     """
-    names: dict[str, str] = {}
+    names: dict[str, Imported] = {}
     for module, path in sources.items():
         try:
             parsed = ast.parse(path.read_bytes(), path)
@@ -46,10 +58,30 @@ def imported_names(sources: dict[str, Path]) -> dict[str, str]:
             if isinstance(call, ast.Call) and _called(call) in _COMPUTED:
                 text = "imports a module by name, so nobody can tell whether the image has it"
                 raise BuildError(f"{path}:{call.lineno}: {_called(call)}() {text}")
+        optional = _optional(parsed)
         for statement in _imports(parsed.body):
             for name in _names(statement, package):
-                names.setdefault(name, f"{path}:{statement.lineno}")
+                found = Imported(f"{path}:{statement.lineno}", statement in optional)
+                if name not in names or (names[name].optional and not found.optional):
+                    names[name] = found
     return names
+
+
+def _optional(parsed: ast.Module) -> set[ast.AST]:
+    """Return what stands in a `try` that catches the failure of an import."""
+    found: set[ast.AST] = set()
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Try):
+            caught = (name.id for each in node.handlers for name in _nodes(each.type))
+            if _NOT_FOUND & set(caught):
+                found.update(inner for each in node.body for inner in ast.walk(each))
+    return found
+
+
+def _nodes(expression: ast.expr | None) -> list[ast.Name]:
+    if expression is None:
+        return []
+    return [each for each in ast.walk(expression) if isinstance(each, ast.Name)]
 
 
 def _imports(body: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:

@@ -114,9 +114,11 @@ class PythonPrefix:
         runnable = [name for name in sources if not name.endswith("__main__")]
         imported = imports.imported_names(sources)
         for name in LEFT_OUT:
-            if name in imported:
-                raise BuildError(f"{imported[name]}: import {name}: the image leaves that out")
-        names = sorted({*runnable, *imported, *LAZY})
+            if name in imported and not imported[name].optional:
+                raise BuildError(
+                    f"{imported[name].place}: import {name}: the image leaves that out"
+                )
+        names = sorted({*runnable, *imported, *LAZY} - set(LEFT_OUT))
         modules = self._trace(names)
         for name, path in sources.items():
             modules.setdefault(name, Module(name, path, path.name == "__init__.py"))

@@ -30,38 +30,55 @@ def without(tmp_path: Path, *names: str) -> Path:
     return path
 
 
-def command(bundle: Path, *left_out: str) -> tuple[str, ...]:
+def command(bundle: Path, *left_out: str) -> as_in_the_image.Command:
     names = ",".join((*LEFT_OUT, *left_out))
-    arguments = (str(bundle), str(REPOSITORY), get_path("platlib"), names, "-no-such-flag")
-    return (sys.executable, "-IS", as_in_the_image.__file__, *arguments)
+    return as_in_the_image.command(
+        as_in_the_image.Setting(
+            sys.executable, str(bundle), str(REPOSITORY), get_path("platlib"), names
+        )
+    )
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+def run(
+    given: as_in_the_image.Command, *arguments: str, program: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    words = (*(program or given.program), *(arguments or ("-no-such-flag",)))
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=given.environment)
 
 
 def test_with_all_modules_the_agent_runs() -> None:
-    done = run(*command(BUNDLE))
+    done = run(command(BUNDLE))
     assert done.returncode == 2
     assert as_in_the_image.MARK not in done.stderr
     assert "no-such-flag" in done.stderr
 
 
 def test_a_missing_module_is_named(tmp_path: Path) -> None:
-    done = run(*command(without(tmp_path, "msgspec")))
+    done = run(command(without(tmp_path, "msgspec")))
     assert done.returncode == 1
     assert f"{as_in_the_image.MARK}msgspec\n" in done.stderr
 
 
 async def test_a_missing_module_fails_the_test_that_needed_it(tmp_path: Path) -> None:
+    given = command(without(tmp_path, "msgspec"))
     process = await asyncio.create_subprocess_exec(
-        *command(without(tmp_path, "msgspec")), stderr=asyncio.subprocess.PIPE
+        *given.program, env=given.environment, stderr=asyncio.subprocess.PIPE
     )
     with pytest.raises(AssertionError, match=r"the image lacks \['msgspec'\]"):
         await AgentProcess(process).ended()
 
 
 def test_what_is_left_out_on_purpose_is_not_named(tmp_path: Path) -> None:
-    done = run(*command(without(tmp_path, "msgspec"), "msgspec"))
+    done = run(command(without(tmp_path, "msgspec"), "msgspec"))
     assert done.returncode == 1
     assert as_in_the_image.MARK not in done.stderr
+
+
+def test_programs_that_the_agent_starts_have_the_same_modules(tmp_path: Path) -> None:
+    own = (str(Path(as_in_the_image.__file__).with_name("image_python")),)
+    code = "import sys, msgspec; print(sys.argv)"
+    words = ("-I", "-S", "-c", code, "more")
+    done = run(command(BUNDLE), *words, program=own)
+    assert (done.stdout, done.stderr) == ("['-c', 'more']\n", "")
+    done = run(command(without(tmp_path, "msgspec")), *words, program=own)
+    assert f"{as_in_the_image.MARK}msgspec\n" in done.stderr

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gcs.protocol.frame import HEADER_SIZE, MAX_TO_HOST, MessageType, decode_header, encode_frame
 from gcs.protocol.logs import LogEntry, decode_json
-from tests.support.as_in_the_image import MARK, agent_program
+from tests.support.as_in_the_image import MARK, Command, agent_command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -287,8 +287,10 @@ async def start_agent(*arguments: str, program: Sequence[str] = (), **options: A
     Without a program it has the modules of the image and no others: one that imports something else
     fails the test when it has ended.
     """
+    command = Command(tuple(program), {}) if program else agent_command()
+    options["env"] = {**(options.get("env") or os.environ), **command.environment}
     process = await asyncio.create_subprocess_exec(
-        *(program or agent_program()),
+        *command.program,
         *arguments,
         **{
             "stdin": asyncio.subprocess.DEVNULL,

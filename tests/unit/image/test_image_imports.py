@@ -52,6 +52,28 @@ def test_imports_anywhere_count_but_those_for_the_type_checker(tmp_path: Path) -
     assert "inspect" not in names
 
 
+def test_an_import_is_optional_where_its_failure_is_caught_each_time(tmp_path: Path) -> None:
+    root = package(
+        tmp_path,
+        one="""
+            try:
+                import ssl
+                import array
+            except ImportError:
+                ssl = None
+            try:
+                import zlib
+            except ValueError:
+                pass
+        """,
+        two="def late():\n    import array\n",
+    )
+    found = imports.imported_names(imports.modules_of(root))
+    assert found["ssl"].optional
+    assert not found["zlib"].optional
+    assert found["array"] == imports.Imported(f"{root}/two.py:2", optional=False)
+
+
 @pytest.mark.parametrize("call", ["__import__(name)", "importlib.import_module(name)"])
 def test_an_import_by_a_computed_name_is_refused(tmp_path: Path, call: str) -> None:
     root = package(tmp_path, bad=f"def late(name):\n    {call}\n")
