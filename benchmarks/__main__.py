@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.archives import print_table
 from benchmarks.containers import Workbench, mount_layer
 from benchmarks.layers import combined_layers
 from benchmarks.measure import Rows, Sizes, container_lives, memory, round_trips, streams
@@ -58,8 +59,10 @@ def main() -> None:
     }
     print(f"\n{machine()}; accelerator: {bench.accelerator}\n")
     print(table(agents))
+    disks = print_table(*((100, 1) if arguments.quick else (500, 3)), _tell)
     if arguments.json:
         document = {"machine": machine(), "accelerator": bench.accelerator, "agents": agents}
+        document["disks"] = disks
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 
 

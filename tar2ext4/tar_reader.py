@@ -67,7 +67,8 @@ class TarReader:
                 raise ArchiveError(f"{self._name}: entry at byte {start}: {error}") from None
             except OSError as error:
                 raise ArchiveError(
-                    f"{self._name}: cannot read it at byte {self._offset}: {error.strerror}"
+                    f"{self._name}: cannot read it at byte {self._offset}: "
+                    f"{error.strerror or error}"
                 ) from error
             if header is None:
                 return
@@ -107,7 +108,11 @@ class TarReader:
             raise self._unreadable(header, error) from error
 
     def _unreadable(self, header: Header, error: ArchiveError | OSError) -> ArchiveError:
-        text = f"cannot read it: {error.strerror}" if isinstance(error, OSError) else str(error)
+        text = (
+            f"cannot read it: {error.strerror or error}"
+            if isinstance(error, OSError)
+            else str(error)
+        )
         return ArchiveError(f"{self._name}: {printable(header.name)}: {text}")
 
     # --- bytes ------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ _SYS_OPENAT2: Final = 437
 _NO_MAGIC_LINKS: Final = 0x02
 _NO_SYMLINKS: Final = 0x04
 _BENEATH: Final = 0x08
-_IN_ROOT: Final = 0x10
 #: The kernel gives up with EAGAIN when somebody renames directories on the way.
 _ATTEMPTS: Final = 64
 
@@ -36,14 +35,6 @@ def open_beneath(
     """
     resolve = _BENEATH | _NO_MAGIC_LINKS | (0 if follow else _NO_SYMLINKS)
     return _open(directory, path, flags, mode, resolve)
-
-
-def open_in_root(directory: int, path: bytes, flags: int, mode: int = 0) -> int:
-    """Open a path as a process does whose root is the directory; else as :func:`open_beneath`.
-
-    Absolute symbolic links and ``..`` start at, and stop at, that directory.
-    """
-    return _open(directory, path, flags, mode, _IN_ROOT | _NO_MAGIC_LINKS)
 
 
 def _open(directory: int, path: bytes, flags: int, mode: int, resolve: int) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tar2ext4 import OutputError, convert, verity
+from tests.support.ext4_check import fsck
 from tests.support.loop_disks import run
 from tests.support.tar_archives import ARCHIVES, archive
 from tests.support.tar_entries import (
@@ -256,25 +257,6 @@ def test_links_and_counts_of_directories(tmp_path: Path) -> None:
 
 
 # --- e2fsck -------------------------------------------------------------------------------------
-
-#: What e2fsck remarks on any image: the reference leaves the bits of the inode bitmap clear that
-#: stand for inodes beyond the group's last. Nothing allocates inodes on a file system that is
-#: read-only for good.
-KNOWN = re.compile(r"Padding at end of inode bitmap is not set\.")
-#: How e2fsck speaks of what it would do, and of how it goes on.
-NOISE = re.compile(
-    r"^(e2fsck \d|Pass \d|Fix\? no|Clear\? no|.*\d+/\d+ files|.*\*{5}|$|.*WARNING: Filesystem)"
-)
-
-
-def fsck(image: Path) -> list[str]:
-    """Findings of e2fsck that are not explained."""
-    result = subprocess.run(
-        ["e2fsck", "-fn", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
-    lines = result.stdout.decode().splitlines()
-    return [line for line in lines if not KNOWN.match(line) and not NOISE.match(line)]
-
 
 #: The reference sets all higher bits of a time before 1970, which stands for one after 2310.
 BEFORE_1970 = re.compile(r"Timestamp\(s\) on inode \d+ beyond 2310-04-04 are likely pre-1970\.")

@@ -6,12 +6,15 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tarfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
 
+from tests.support.ext4_check import fsck
 from tests.support.images import (
     ImageFiles,
     archive,
@@ -29,7 +32,6 @@ from uvm.users import resolve_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 BASE = layer({"etc/": "", "etc/passwd": "root:x:0:0::/:/bin/sh\n", "gone": "x", "full/": ""})
 TOP = archive(
@@ -68,11 +70,16 @@ def inspect(image: Path, command: str) -> str:
 
 
 def check(image: Path) -> None:
-    subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
+    """See that e2fsck has nothing to say but what tests/functional/test_tar2ext4.py explains."""
+    assert fsck(image) == []
 
 
 def names(cache: Path, beginning: str) -> set[str]:
     return {name for name in os.listdir(cache) if name.startswith(beginning)}
+
+
+def disk_name(data: bytes) -> str:
+    return digest(data).replace(":", "-") + "-2.ext4"
 
 
 async def load_file(path: Path, reference: str | None = None) -> RootFileSystem:
@@ -98,8 +105,7 @@ async def test_every_form_gives_the_same_disks(form: str, tmp_path: Path, cache:
     root = await load_file(source)
     assert root.config is not None
     assert (root.config.cmd, root.config.env) == (["/bin/app"], ["A=1"])
-    expected = [digest(data).replace(":", "-") + ".ext4" for data in (TOP, BASE)]
-    assert [path.name for path in root.layers] == expected
+    assert [path.name for path in root.layers] == [disk_name(TOP), disk_name(BASE)]
     made = [path.stat().st_ino for path in root.layers]
     again = await load_file(source)
     assert again.layers == root.layers
@@ -304,24 +310,75 @@ async def test_bad_images_leave_nothing(case: str, tmp_path: Path, cache: Path) 
         await load_file(source)
     assert "\n" not in str(raised.value)
     assert str(source) in str(raised.value)
-    base = digest(BASE).replace(":", "-") + ".ext4"
-    assert set(os.listdir(cache)) <= {"lock", base}
+    assert set(os.listdir(cache)) <= {"lock", disk_name(BASE)}
 
 
 async def test_links_in_a_layer_stay_in_it(tmp_path: Path) -> None:
+    """What is put through one is put into the layer, wherever the link leads on the host."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    evil = archive(
+    for number, target in enumerate((f"../../../../../..{outside}", str(outside))):
+        link = member("a", kind=tarfile.SYMTYPE, linkname=target)
+        files = ImageFiles()
+        files.image([archive([link, member("a/file", str(number))])])
+        root = await load_file(files.write_archive(tmp_path / f"{number}.tar"))
+        assert inspect(root.layers[0], f"cat {outside}/file") == str(number)
+    assert list(outside.iterdir()) == []
+
+
+async def test_a_layer_as_odd_programs_write_them(tmp_path: Path) -> None:
+    """Members that come twice, directories through links, attributes that ext4 does not know."""
+    odd = archive(
         [
-            member("a", kind=tarfile.SYMTYPE, linkname=f"../../../../../..{outside}"),
-            member("a/file", "x"),
+            member("usr/lib/", kind=tarfile.DIRTYPE),
+            member("lib", kind=tarfile.SYMTYPE, linkname="usr/lib"),
+            member("lib/library", "first"),
+            member("lib/library", "second"),
+            member("empty", kind=tarfile.DIRTYPE),
+            member("empty", kind=tarfile.SYMTYPE, linkname="usr"),
+            member("a", "x", pax_headers={"SCHILY.xattr.nobody.knows": "1"}),
+            member("b", "x", pax_headers={"SCHILY.xattr.security.selinux": "system_u:x\0"}),
         ]
     )
     files = ImageFiles()
-    files.image([evil])
-    with pytest.raises(UvmError, match="can't unpack 'a'"):
-        await load_file(files.write_archive(tmp_path / "a.tar"))
-    assert list(outside.iterdir()) == []
+    files.image([odd])
+    (disk,) = (await load_file(files.write_archive(tmp_path / "a.tar"))).layers
+    assert inspect(disk, "cat /usr/lib/library") == "second"
+    assert "Type: symlink" in inspect(disk, "stat /empty")
+    assert "knows" not in inspect(disk, "ea_list /a")
+    assert "security.selinux" in inspect(disk, "ea_list /b")
+
+
+LOAD = """
+import asyncio, sys
+from pathlib import Path
+from uvm.image.load import load_root
+for name in sys.argv[1:]:
+    print(*asyncio.run(load_root(Path(name), None, lambda _: None)).layers)
+"""
+
+
+def test_disks_need_no_privileges(tmp_path: Path) -> None:
+    """Owners, devices and attributes of an archive are bytes of its image."""
+    image = FORMS["archive"](tmp_path)
+    (tmp_path / "rootfs.tar").write_bytes(TOP)
+    nothing = ("--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
+    result = subprocess.run(
+        [
+            *("setpriv", *nothing, "--securebits=+noroot,+noroot_locked"),
+            *(sys.executable, "-c", LOAD, image, tmp_path / "rootfs.tar"),
+        ],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    layers, rootfs = (line.split() for line in result.stdout.splitlines())
+    assert len(layers) == 2
+    status = inspect(Path(layers[0]), "stat /tool")
+    assert re.search(r"User:\s+1234\s+.*Group:\s+70000\s", status)
+    assert "01:03" in inspect(Path(rootfs[0]), "stat /null")
+    # No layer: its names are names.
+    assert "Type: regular" in inspect(Path(rootfs[0]), "stat /.wh.gone")
 
 
 async def test_what_is_no_image_is_a_root_file_system(tmp_path: Path) -> None:

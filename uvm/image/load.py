@@ -2,13 +2,10 @@
 
 import asyncio
 import contextlib
-import gzip
-import lzma
 import os
 import tempfile
 import threading
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,16 +13,22 @@ from typing import Final
 import msgspec
 
 from uvm.errors import MissingFileError, UvmError
+from uvm.image.disk import write_disk
 from uvm.image.documents import ProcessConfig
 from uvm.image.resolve import Image, LayerFile, find_image
 from uvm.image.store import Store, open_store
-from uvm.image.streams import Check, HashingReader, decompressed, split_digest
-from uvm.image.unpack import unpack_layer
+from uvm.image.streams import (
+    Check,
+    HashingReader,
+    damages_named,
+    decompressed,
+    split_digest,
+)
 from uvm.vm.disks import (
+    CACHE_FORMAT,
     WORK_PREFIX,
     file_key,
     image_cache,
-    make_image,
     rootfs_image,
     rootfs_image_path,
 )
@@ -147,36 +150,20 @@ def _top_most_first(paths: list[Path]) -> tuple[Path, ...]:
 
 
 def _build(store: Store, layer: LayerFile, path: Path, check: Check) -> None:
-    if os.geteuid() != 0:
-        raise UvmError(f"unpacking {store.label} needs root, to keep the owners of its files")
     what = f"{store.label}: layer {layer.digest or layer.name}"
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=WORK_PREFIX) as work:
-        tree = Path(work) / "tree"
-        tree.mkdir()
+        fresh = Path(work) / "image"
         with (
             store.open(layer.name) as file,
             HashingReader(file, layer.digest, what, check) as packed,
-            _damages_named(what),
+            damages_named(what),
             decompressed(packed) as stream,
             HashingReader(stream, layer.diff_id, what, check) as plain,
         ):
-            unpack_layer(plain, tree, what, check)
+            write_disk(plain, fresh, what, check, layer=True)
             plain.finish()
             packed.finish()
-        fresh = Path(work) / "image"
-        make_image(tree, fresh)
         fresh.rename(path)
-
-
-@contextlib.contextmanager
-def _damages_named(what: str) -> Iterator[None]:
-    import zstandard
-
-    damages = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-    try:
-        yield
-    except damages as error:
-        raise UvmError(f"{what} is damaged: {error}") from error
 
 
 def _known(cache: Path, source: Path, reference: str | None) -> RootFileSystem | None:
@@ -211,12 +198,12 @@ def _take_note(cache: Path, source: Path, reference: str | None, image: Image) -
 
 def _note_path(cache: Path, source: Path, reference: str | None) -> Path:
     name = (reference or "").encode().hex()[-160:]
-    return cache / f"image-{file_key(source)}-{name}.json"
+    return cache / f"image-{CACHE_FORMAT}-{file_key(source)}-{name}.json"
 
 
 def _layer_path(cache: Path, diff_id: str) -> Path:
     algorithm, digits = split_digest(diff_id, "the image")
-    return cache / f"{algorithm}-{digits}.ext4"
+    return cache / f"{algorithm}-{digits}-{CACHE_FORMAT}.ext4"
 
 
 def _evict(cache: Path, used: set[Path]) -> None:

@@ -7,9 +7,10 @@ import hashlib
 import io
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 from uvm.errors import UvmError
 
@@ -49,24 +50,47 @@ def compression(path: Path) -> str | None:
 def decompressed(raw: "IO[bytes] | HashingReader") -> Iterator[IO[bytes]]:
     """Decompress a stream, by what it begins with; one that is not compressed stays as it is."""
     buffered = io.BufferedReader(cast("io.RawIOBase", raw), _CHUNK)
+    try:
+        with _decompressor(buffered) as stream:
+            yield stream
+    finally:
+        # The stream below is the caller's to close.
+        buffered.detach()
+
+
+def _decompressor(
+    buffered: "io.BufferedReader[Any]",
+) -> contextlib.AbstractContextManager[IO[bytes]]:
     kind = _kind(buffered.peek(8)[:8])
-    stream: IO[bytes]
     if kind == "gzip":
-        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=buffered))
-    elif kind == "zstd":
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=buffered))
+    if kind == "zstd":
         import zstandard
 
         decompressor = zstandard.ZstdDecompressor()
-        stream = cast("IO[bytes]", decompressor.stream_reader(buffered, read_across_frames=True))
-    elif kind == "xz":
-        stream = cast("IO[bytes]", lzma.LZMAFile(buffered))  # noqa: SIM115 - closed below
-    elif kind == "bzip2":
-        stream = cast("IO[bytes]", bz2.BZ2File(buffered))
-    else:
-        yield cast("IO[bytes]", buffered)
-        return
-    with stream:
-        yield stream
+        reader = decompressor.stream_reader(buffered, read_across_frames=True, closefd=False)
+        return cast("IO[bytes]", reader)
+    if kind == "xz":
+        return cast("IO[bytes]", lzma.LZMAFile(buffered))
+    if kind == "bzip2":
+        return cast("IO[bytes]", bz2.BZ2File(buffered))
+    return contextlib.nullcontext(cast("IO[bytes]", buffered))
+
+
+@contextlib.contextmanager
+def damages_named(what: str) -> Iterator[None]:
+    """Make what decompressors raise about damaged data an error that names it.
+
+    Raises:
+        UvmError: It is damaged.
+    """
+    import zstandard
+
+    damages = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+    try:
+        yield
+    except damages as error:
+        raise UvmError(f"{what} is damaged: {error}") from error
 
 
 class HashingReader(io.RawIOBase):

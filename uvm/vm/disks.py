@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Final
 
 from uvm.errors import MissingFileError, UvmError
+from uvm.image.disk import write_disk
+from uvm.image.streams import damages_named, decompressed
 from uvm.paths import cache_directory
 
 #: Size of a scratch disk in MiB; the file is sparse.
 SCRATCH_MIB: Final = 4096
 #: Images that were not used for longest are dropped when there are more.
 _KEPT_IMAGES: Final = 16
+#: Part of the names of images in the cache; another one when they are made in another way.
+CACHE_FORMAT: Final = "2"
 #: Beginning of the names of directories in the cache that are being worked in.
 WORK_PREFIX: Final = "new-"
 _BLOCK: Final = 4096
@@ -79,9 +83,11 @@ def rootfs_image(cache: Path, source: Path) -> Path:
         os.utime(image)
         return image
     with tempfile.TemporaryDirectory(dir=cache, prefix=WORK_PREFIX) as work:
-        tree = source if source.is_dir() else _unpack(source, Path(work) / "tree")
         fresh = Path(work) / "image"
-        make_image(tree, fresh)
+        if source.is_dir():
+            make_image(source, fresh)
+        else:
+            _convert(source, fresh)
         fresh.rename(image)
     _evict(cache)
     return image
@@ -90,7 +96,7 @@ def rootfs_image(cache: Path, source: Path) -> Path:
 def rootfs_image_path(cache: Path, source: Path) -> Path:
     """Return where the image of a root file system is, or would be."""
     key = _tree_key(source) if source.is_dir() else file_key(source)
-    return cache / f"layer-{key}.ext4"
+    return cache / f"layer-{CACHE_FORMAT}-{key}.ext4"
 
 
 def make_image(tree: Path, path: Path) -> None:
@@ -137,18 +143,10 @@ def _make_ext4(path: Path, size: int, options: Sequence[str]) -> None:
     _run(["mkfs.ext4", "-q", "-F", *options, str(path)])
 
 
-def _unpack(archive: Path, target: Path) -> Path:
-    if os.geteuid() != 0:
-        raise UvmError(f"unpacking {archive} needs root, to keep the owners of its files")
-    target.mkdir()
-    _run(
-        [
-            *("tar", "--extract", "--file", str(archive), "--directory", str(target)),
-            *("--numeric-owner", "--same-owner", "--preserve-permissions"),
-            *("--xattrs", "--xattrs-include=*"),
-        ]
-    )
-    return target
+def _convert(archive: Path, image: Path) -> None:
+    what = str(archive)
+    with archive.open("rb") as file, damages_named(what), decompressed(file) as stream:
+        write_disk(stream, image, what, lambda: None, layer=False)
 
 
 def _tree_key(root: Path) -> str:
