@@ -181,7 +181,7 @@ def test_what_is_no_root_file_system(uvm: Uvm, tmp_path: Path, kind: str) -> Non
     source = tmp_path / "rootfs.tar"
     if kind == "file":
         source.write_bytes(b"nonsense" * 1000)
-        text = "tar failed"
+        text = "rootfs.tar is no tar archive, or is damaged: entry at byte 0: no tar header"
     else:
         (tmp_path / "manifest.json").write_text("[]")
         subprocess.run(["tar", "-cf", source, "-C", tmp_path, "manifest.json"], check=True)

@@ -66,7 +66,9 @@ def write_disk(
             examine=members.examine,
         )
     except ArchiveError as error:
-        raise UvmError(f"{what} is no tar archive, or is damaged: {error}") from error
+        # It names the stream, which has been named better.
+        text = str(error).removeprefix(f"{getattr(source, 'name', 'archive')}: ")
+        raise UvmError(f"{what} is no tar archive, or is damaged: {text}") from error
     except Tar2Ext4Error as error:
         raise UvmError(f"{what}: {error}") from error
     finally:
