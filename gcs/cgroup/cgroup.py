@@ -157,14 +157,18 @@ class Cgroup(ABC):
         return sorted(pids)
 
     def add_process(self, pid: int) -> None:
-        """Move a process, with all its threads, into the group.
+        """Move a process, with all its threads, into the group, unless it is there.
+
+        Moving costs the kernel a grace period, in which nothing can fork.
 
         Raises:
             GcsError: There is no such process, or no such group.
         """
         self.require()
         for directory in filter(os.path.isdir, self.directories()):
-            self._write(f"{directory}/cgroup.procs", str(pid), f"adding process {pid}")
+            path = f"{directory}/cgroup.procs"
+            if str(pid) not in read_text(path).split():
+                self._write(path, str(pid), f"adding process {pid}")
 
     def set_memory_limit(self, limit: int) -> bool:
         """Set the memory limit, unless it is in force already.

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _FLAGS = MS_NODEV | MS_NOSUID | MS_NOEXEC
 
+MOUNT_POINT = "/sys/fs/cgroup"
+AGENT_GROUP = "/gcs"
+"""The agent's control group (gcs.runtime.memory)."""
+
 FORCE_V1 = "hcsshim.cgroup=v1"
 """Word of the kernel command line that asks for version 1."""
 
@@ -30,7 +34,7 @@ class CgroupMounter:
         syscalls: Syscalls,
         *,
         probe: Callable[[int], bool] | None = None,
-        mount_point: str = "/sys/fs/cgroup",
+        mount_point: str = MOUNT_POINT,
         command_line: str = "/proc/cmdline",
         cgroups: str = "/proc/cgroups",
     ) -> None:
@@ -63,8 +67,12 @@ class CgroupMounter:
         return 1
 
     def _forced_v1(self) -> bool:
-        with open(self._command_line, encoding="utf-8", errors="surrogateescape") as file:
-            return FORCE_V1 in file.read().split()
+        try:
+            with open(self._command_line, encoding="utf-8", errors="surrogateescape") as file:
+                return FORCE_V1 in file.read().split()
+        except OSError as error:
+            kmsg.warning(f"whether {FORCE_V1} is wanted: {kmsg.describe(error)}")
+            return False
 
     def _mount_v2(self) -> bool:
         try:
@@ -137,3 +145,31 @@ class CgroupMounter:
         with open(self._cgroups, encoding="ascii") as file:
             rows = [line.split() for line in file if not line.startswith("#")]
         return [row[0] for row in rows if len(row) == 4 and row[3] == "1"]
+
+
+def enter(group: str, mount_point: str = MOUNT_POINT) -> bool:
+    """Move this process into a group, which is made where it is missing; whether it is there now.
+
+    group: its path, such as AGENT_GROUP or "/".
+    mount_point: of version 2.  In version 1 nothing happens: there the memory controller may have
+        to be set up before the first group is made, which is the agent's part.
+
+    Memory belongs for ever to the group in which it was first used.  What the agent uses from its
+    very start is only protected when it was there from the start.  A refusal is logged, and no more
+    than that: the agent enters its group itself later.
+    """
+    directory = mount_point + group
+    if not os.path.exists(f"{mount_point}/cgroup.procs"):
+        return False
+    try:
+        if not os.path.isdir(directory):
+            os.mkdir(directory, 0o755)
+        descriptor = os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"0")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        kmsg.warning(f"cgroup {group} not entered: {kmsg.describe(error)}")
+        return False
+    return True

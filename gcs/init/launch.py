@@ -36,7 +36,7 @@ def run_program(argv: list[str], environment: dict[str, str]) -> NoReturn:
     Raises OSError naming the program when it cannot be found or executed.
     """
     path = find_program(argv[0], environment.get("PATH", DEFAULT_PATH))
-    if _is_own_script(path):
+    if is_own_script(path):
         _run_script(path, argv, environment)
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
@@ -90,7 +90,7 @@ def ensure_standard_descriptors() -> None:
             setattr(sys, name, stream)
 
 
-def _is_own_script(path: str) -> bool:
+def is_own_script(path: str) -> bool:
     """Whether the kernel would run `path` with the very interpreter and options of this process."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

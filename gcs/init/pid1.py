@@ -15,7 +15,13 @@ import os
 import sys
 
 from gcs.init import filesystems, kmsg
-from gcs.init.launch import DEFAULT_PATH, ensure_standard_descriptors, run_program
+from gcs.init.launch import (
+    DEFAULT_PATH,
+    ensure_standard_descriptors,
+    find_program,
+    is_own_script,
+    run_program,
+)
 from gcs.init.options import UsageError, parse_options, parse_port
 
 TYPE_CHECKING = False
@@ -151,6 +157,7 @@ def start(options: Options) -> NoReturn:
 
     Raises OSError when a process cannot be made, or the waiting program is missing.
     """
+    from gcs.init.cgroups import AGENT_GROUP, enter
     from gcs.init.supervisor import make_channel
 
     for service in _SERVICES:
@@ -160,10 +167,11 @@ def start(options: Options) -> NoReturn:
     if options.command == _DEFAULT_COMMAND:
         os.makedirs(_LOG_DIRECTORY, exist_ok=True)
     supervisor, agent = channel = make_channel()
+    entered = _runs_agent(options.command) and enter(AGENT_GROUP)
     command = spawn(options.command, channel) if options.command else 0
     agent.close()
     # The shell takes over as the process that counts.
-    primary = spawn([options.shell]) if options.shell else command
+    primary = spawn([options.shell], group="/" if entered else "") if options.shell else command
     os.set_inheritable(supervisor.fileno(), True)
     try:
         os.execv(REAPER, ["/init", str(primary), str(command), str(supervisor.fileno())])
@@ -171,10 +179,19 @@ def start(options: Options) -> NoReturn:
         raise OSError(error.errno, f"exec: {error.strerror}", REAPER) from None
 
 
-def spawn(command: list[str], channel: tuple[socket, socket] | None = None) -> int:
+def _runs_agent(command: list[str]) -> bool:
+    """Whether a command is one of our scripts, which become the agent in the same process."""
+    try:
+        return bool(command) and is_own_script(find_program(command[0], ENVIRONMENT["PATH"]))
+    except OSError:
+        return False  # spawn finds the same reason and names it
+
+
+def spawn(command: list[str], channel: tuple[socket, socket] | None = None, group: str = "") -> int:
     """Start a program in a session of its own, with ENVIRONMENT; returns its process id.
 
     channel: to its supervisor, for one of our own programs; others don't inherit it.
+    group: control group it is to run in; default: that of this process.
 
     In the child it does not return: it raises SystemExit at the latest, with the errno as status
     when the program cannot be executed.
@@ -191,6 +208,10 @@ def spawn(command: list[str], channel: tuple[socket, socket] | None = None) -> i
             from gcs.init.supervisor import use_channel
 
             use_channel(channel)
+        if group:
+            from gcs.init.cgroups import enter
+
+            enter(group)
         run_program(command, ENVIRONMENT)
     except OSError as error:
         kmsg.say(f"init: {kmsg.describe(error)}")

@@ -44,15 +44,41 @@ exec chroot . "$@"
 """
 
 
+#: Where version 2 of control groups is mounted: beside version 1, or alone.
+UNIFIED = next(
+    (
+        path
+        for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+        if os.path.exists(f"{path}/cgroup.procs")
+    ),
+    "",
+)
+
+
+_ENTER = 'group=$1; shift; [ -z "$group" ] || echo 0 > "$group/cgroup.procs"; exec "$@"'
+
+
 class Machine:
-    """Runs commands as the kernel would run /init; `/shared` inside is `shared` outside."""
+    """Runs commands as the kernel would run /init; `/shared` inside is `shared` outside.
+
+    The root of its control groups is a group of its own, gone with `close`.
+    """
 
     def __init__(self, directory: Path) -> None:
+        self.group = f"{UNIFIED}/gcstest{os.getpid()}{directory.name}" if UNIFIED else ""
+        if self.group:
+            os.mkdir(self.group)
         self.shared = directory / "shared"
         self._root = directory / "root"
         self.shared.mkdir()
         self._root.mkdir()
         compile_reaper(REPOSITORY, directory / "reaper")
+
+    def close(self) -> None:
+        """Remove what machines have left of control groups."""
+        if self.group:
+            for path, _, _ in os.walk(self.group, topdown=False):
+                os.rmdir(path)
 
     def install(self, path: str, text: str) -> None:
         """Put an executable script into the tree."""
@@ -63,8 +89,10 @@ class Machine:
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that starts process 1 as `arguments`."""
+        namespaces = ("--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup")
         return [
-            *("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"),
+            *("sh", "-c", _ENTER, "enter", self.group),
+            *("unshare", *namespaces, "--fork", "--kill-child"),
             *("sh", "-c", _BUILD_TREE, "tree", str(self._root), str(REPOSITORY), str(self.shared)),
             *arguments,
         ]

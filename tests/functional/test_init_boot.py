@@ -5,46 +5,35 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gcs.linux.mountinfo import parse_mountinfo
-from tests.functional.init_support import Background, KernelLog, Machine, Port, read_all
+from tests.functional.init_support import UNIFIED, Background, KernelLog, Machine, Port, read_all
 from tests.support.reserved_signals import RESERVED_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-UNIFIED = "/sys/fs/cgroup/unified/cgroup.subtree_control"
 OWN_SCRIPT = "#!/usr/lib/gcs/bin/python3 -IS\n"
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """No mount of this machine changes, and controllers enabled in a shared hierarchy go back."""
-    with open("/proc/self/mountinfo") as file:
-        before = file.read()
-    control = UNIFIED if os.path.exists(UNIFIED) else "/sys/fs/cgroup/cgroup.subtree_control"
-    enabled = set()
-    if os.path.exists(control):
-        with open(control) as file:
-            enabled = set(file.read().split())
+    """No mount of this machine changes, and nothing is handed on in a shared hierarchy."""
+    control = f"{UNIFIED}/cgroup.subtree_control" if UNIFIED else os.devnull
+    before = [Path(path).read_text() for path in ("/proc/self/mountinfo", control)]
     yield
-    with open("/proc/self/mountinfo") as file:
-        assert file.read() == before
-    if os.path.exists(control):
-        with open(control) as file:
-            added = set(file.read().split()) - enabled
-        for controller in added:
-            with open(control, "w") as file:
-                file.write(f"-{controller}")
+    assert [Path(path).read_text() for path in ("/proc/self/mountinfo", control)] == before
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    machine.close()
 
 
 @pytest.fixture
@@ -355,3 +344,32 @@ def test_traceback_of_an_agent_ends_with_its_status(machine: Machine) -> None:
     assert result.returncode == 1
     assert "broken" in result.stderr
     assert result.stderr.endswith("gcs exited with status 1\n")
+
+
+def group_line(text: str) -> str:
+    """The line of version 2 in what /proc/<pid>/cgroup said."""
+    (line,) = [line for line in text.splitlines() if line.startswith("0::")]
+    return line
+
+
+def test_agent_and_init_are_in_the_agents_group_from_the_start(machine: Machine) -> None:
+    """The shell is not: its memory is none of the agent's."""
+    machine.install(
+        "/bin/gcs",
+        OWN_SCRIPT + "import shutil\n"
+        "for source in ('self', '1'):\n"
+        "    shutil.copy(f'/proc/{source}/cgroup', f'/shared/of-{source}')\n"
+        "open('/shared/done', 'w').close()\n",
+    )
+    machine.install("/bin/shell", "#!/bin/sh\nread line < /shared/done\ncat /proc/self/cgroup\n")
+    os.mkfifo(machine.shared / "done")
+    result = machine.run("/init", "-d", "/bin/shell", "/bin/gcs")
+    assert result.returncode == 0, result.stderr
+    assert group_line(machine.read("of-self")) == "0::/gcs"
+    assert group_line(machine.read("of-1")) == "0::/gcs"
+    assert group_line(result.stdout) == "0::/"
+
+
+def test_other_programs_are_not_in_the_agents_group(machine: Machine) -> None:
+    result = machine.run("/init", "sh", "-c", "cat /proc/self/cgroup")
+    assert group_line(result.stdout) == "0::/"

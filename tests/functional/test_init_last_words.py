@@ -11,6 +11,7 @@ from gcs.protocol.logs import decode_json
 from tests.functional.init_support import Background, Machine, Port, read_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # An agent that has set up its log as far as its supervisor is concerned, and then ends.
@@ -30,8 +31,10 @@ LAST = 'Fatal "error"\n'
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    machine.close()
 
 
 class Host:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gcs.init import kmsg
-from gcs.init.cgroups import CgroupMounter
+from gcs.init.cgroups import AGENT_GROUP, CgroupMounter, enter
 from gcs.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID
+from gcs.runtime.memory import AGENT_CGROUP
 from tests.support.recording import RecordingSyscalls
 
 if TYPE_CHECKING:
@@ -133,3 +134,24 @@ def test_controller_that_cannot_be_enabled_is_named(machine: Machine, tmp_path: 
     machine.subtree_control.unlink()
     assert machine.mounter(RecordingSyscalls()).mount() == 2
     assert "<4>init: cgroup controller cpu not enabled" in (tmp_path / "kmsg").read_text()
+
+
+def test_a_command_line_that_cannot_be_read_asks_for_nothing(machine: Machine) -> None:
+    machine.command_line.unlink()
+    assert machine.mounter(RecordingSyscalls()).mount() == 2
+
+
+def test_the_agents_group_is_the_same_for_init_and_agent() -> None:
+    assert AGENT_GROUP == AGENT_CGROUP
+
+
+def test_entering_a_group_of_version_1_is_left_to_the_agent(machine: Machine) -> None:
+    assert not enter("/gcs", str(machine.mount_point))
+    assert not (machine.mount_point / "gcs").exists()
+
+
+def test_a_group_that_can_not_be_entered_is_a_warning(machine: Machine, tmp_path: Path) -> None:
+    (machine.mount_point / "cgroup.procs").touch()
+    (machine.mount_point / "gcs").touch()
+    assert not enter("/gcs", str(machine.mount_point))
+    assert "<4>init: cgroup /gcs not entered: " in (tmp_path / "kmsg").read_text()
