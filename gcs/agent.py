@@ -111,6 +111,7 @@ class Agent:
         self._host: Host | None = None
         self._kernel_log: KernelLog | None = None
         self._time: TimeSync | None = None
+        self._services: Services | None = None
         self._bridge: Bridge
 
     async def run(self) -> int:
@@ -171,16 +172,17 @@ class Agent:
                 publish=self._bridge.publish,
                 children=children,
                 memory=memory if in_vm else None,
+                open_door=self._open_door,
             )
             if in_vm and options.synchronise_time:
                 self._synchronise_time(children)
-            services = Services(self._host, self._options.policy, self._shut_down)
+            self._services = Services(self._host, self._options.policy, self._shut_down)
         except Exception:
             logger.critical("the agent can't start", exc_info=True)
             self._end(1, "it can't start")
             raise
         _end_of_imports()
-        return HANDLERS, services
+        return HANDLERS, self._services
 
     def _forward_kernel_log(self) -> None:
         from gcs.kernel_log import KernelLog
@@ -201,6 +203,14 @@ class Agent:
                 self._host.bridge_connected()
             else:
                 self._host.bridge_lost()
+
+    def _open_door(self) -> None:
+        """Allow everything from now on, logging included (spec 9.2)."""
+        from gcs.policy.stance import OpenDoor
+
+        if self._services is not None:
+            self._services.policy = OpenDoor()
+        self._logs.handler.muted = False
 
     def _shut_down(self) -> None:
         self._powering_off = True

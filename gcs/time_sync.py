@@ -28,6 +28,15 @@ _CONFIGURATION: Final = (
 )
 
 
+def configuration(device: str) -> str:
+    """Return what chronyd is to do with a clock; the reference's.
+
+    Every eight seconds (``poll 3``) it compares, and sets the time at once when it is off by more
+    than 0.1 s, however often that happens.
+    """
+    return _CONFIGURATION.format(device=device)
+
+
 class TimePaths(NamedTuple):
     """Where things are; others than the machine's in tests."""
 
@@ -109,7 +118,7 @@ class TimeSync:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._paths.configuration, flags, 0o644)
         with open(descriptor, "w") as file:
-            file.write(_CONFIGURATION.format(device=device))
+            file.write(configuration(device))
 
     async def _run(self) -> None:
         device = find_clock(self._paths)

@@ -9,7 +9,7 @@ from typing import Literal
 from uvm.errors import MissingFileError, UvmError
 from uvm.paths import image_directory, require_image_file
 from uvm.vm.accelerator import choose_accelerator
-from uvm.vm.machine import DEFAULT_AGENT, Machine, architecture_of
+from uvm.vm.machine import Machine, architecture_of, default_agent
 from uvm.vm.nic import MAX_ROOT_PORTS
 from uvm.vm.virtual_machine import VsockKind, choose_vsock
 
@@ -103,7 +103,7 @@ async def build_machine(
         cpus=options.cpus,
         accelerator=accelerator,
         kernel_options=options.kernel_options,
-        agent=options.agent or DEFAULT_AGENT,
+        agent=options.agent or default_agent(accelerator),
         architecture=architecture,
         network_ports=options.network_ports,
     )

@@ -11,8 +11,10 @@ from gcs.runtime.memory import PodMemoryDriver, VmMemory
 from gcs.runtime.namespaces import Namespaces
 from gcs.runtime.network import Network, NetworkDriver
 from gcs.runtime.pods.edit import Guest
+from gcs.runtime.pods.security_context import SecurityContext
 from gcs.runtime.resources import ResourceTable
 from gcs.runtime.runc import Runc
+from gcs.runtime.security_policy import SecurityPolicyDriver
 from gcs.runtime.surroundings import Surroundings
 from gcs.storage.combined_layers import CombinedLayersDriver
 from gcs.storage.combined_roots import CombinedRoots
@@ -43,6 +45,7 @@ def make_host(
     children: Children | None = None,
     runtime: OciRuntime | None = None,
     memory: MemoryOptions | None = None,
+    open_door: Callable[[], None] = lambda: None,
 ) -> Host:
     """Return a host with nothing in it; to be called in the main thread, on the running loop.
 
@@ -52,6 +55,7 @@ def make_host(
         children: Starts and watches processes; by default made here.
         runtime: Makes containers; by default runc.
         memory: How to share the memory of the VM; ``None``: the machine is none of the agent's.
+        open_door: Called when a host has set the policy that allows everything.
 
     Raises:
         GcsError: There are no control groups, or the VM has too little memory.
@@ -65,13 +69,16 @@ def make_host(
         children = Children()
     namespaces = Namespaces()
     pci = PciBus()
-    guest = Guest(mounts=KernelMounts(), find_pci_device=pci.find)
+    security = SecurityContext()
+    guest = Guest(mounts=KernelMounts(), find_pci_device=pci.find, security=security)
     network = Network(lambda: _make_workers(children), pci.find)
+    drivers = make_drivers(namespaces, network, transport, pci, vm_memory)
+    drivers["SecurityPolicy"] = SecurityPolicyDriver(security, open_door)
     return Host(
         transport=transport,
         children=children,
         runtime=Runc(children) if runtime is None else runtime,
-        resources=ResourceTable(make_drivers(namespaces, network, transport, pci, vm_memory)),
+        resources=ResourceTable(drivers),
         surroundings=Surroundings(guest, cgroups, namespaces, network),
         publish=publish,
         memory=vm_memory,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gcs.time_sync import configuration
 from scripts.image import cpio
 from scripts.image.architecture import this_machine
 
@@ -280,6 +281,13 @@ class TestPrograms:
         root = unpack(OUT / "rootfs.tar.gz", tmp_path / "root")
         done = chroot(root, *command)
         assert done.returncode == 0, done.stderr
+
+    def test_chronyd_understands_the_agents_configuration(self, tmp_path: Path) -> None:
+        root = unpack(OUT / "rootfs.tar.gz", tmp_path / "root")
+        (root / "tmp/chronyd.conf").write_text(configuration("/dev/ptp3"))
+        done = chroot(root, "/usr/sbin/chronyd", "-p", "-f", "/tmp/chronyd.conf")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == configuration("/dev/ptp3")
 
     def test_an_ext4_file_system_is_made(self, tmp_path: Path) -> None:
         root = unpack(OUT / "rootfs.tar.gz", tmp_path / "root")

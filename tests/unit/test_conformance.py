@@ -1,4 +1,4 @@
-"""The page that compares our tests with the reference's names none that does not exist."""
+"""The pages that compare ours with the reference name no test that does not exist."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PAGE = (TESTS.parent / "docs" / "conformance.md").read_text()
-NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE)))
+PAGES = [(TESTS.parent / "docs" / name).read_text() for name in ("conformance.md", "init.md")]
+NAMED = sorted({named for page in PAGES for named in re.findall(r"`([\w/]+\.py)::(\w+)`", page)})
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in NAMED}))
@@ -19,5 +19,5 @@ def test_every_test_that_is_named_exists(path: str) -> None:
     assert {name for file, name in NAMED if file == path} <= existing
 
 
-def test_the_page_names_tests() -> None:
+def test_the_pages_name_tests() -> None:
     assert len(NAMED) > 80

@@ -55,6 +55,8 @@ async def first_generation(image: Path, directory: Path) -> None:
         assert {"memory", "cpu", "pids"} <= set(controllers.split())
         assert zombies == "0"
         await core_file(boot)
+        await memory_of_the_agent(boot)
+        await drivers(boot)
         await kernel_messages(boot)
         await boot.logged(lambda entry: "no PTP clock" in entry["msg"])
         await boot.kill_agent(9)
@@ -71,6 +73,44 @@ async def core_file(boot: Boot) -> None:
         "ulimit -c unlimited; sleep 1000 & kill -11 $!; wait $!; stat -c %s /tmp/core.*"
     )
     assert int(size) > 0
+
+
+async def memory_of_the_agent(boot: Boot) -> None:
+    """It counts in the agent's control group from the first page that the agent has of its own."""
+    out = await boot.shell(
+        "sed -n 's/^Anonymous: *\\([0-9]*\\) kB/\\1/p' /proc/$PPID/smaps_rollup; "
+        "cat /sys/fs/cgroup/gcs/memory.current /proc/1/cgroup /proc/$PPID/cgroup"
+    )
+    own, charged, init, agent = out.split()
+    assert (init, agent) == ("0::/gcs", "0::/gcs")
+    assert int(charged) > 0.6 * 1024 * int(own)
+
+
+async def drivers(boot: Boot) -> None:
+    """A host's drivers are loaded, once."""
+    out = await boot.shell(
+        """
+        release=$(uname -r)
+        mkdir -p /run/drivers/lib/modules/$release/extra
+        cp /lib/modules/$release/kernel/drivers/net/dummy.ko /run/drivers/lib/modules/$release/extra
+        grep -q ^dummy /proc/modules && exit 1
+        install-drivers /run/installed/a /run/drivers || exit 2
+        grep -o ^dummy /proc/modules
+        ls /run/installed/a/content/lib/modules/$release/modules.dep
+        rmmod dummy
+        install-drivers /run/installed/a /run/drivers || exit 3
+        grep -c ^dummy /proc/modules
+        mkdir /run/none
+        install-drivers /run/installed/b /run/none 2>&1 && exit 4
+        ls /run/installed
+        """
+    )
+    loaded, index, again, refused, left = out.splitlines()
+    assert loaded == "dummy"
+    assert index.endswith("/modules.dep")
+    assert again == "0"  # known as installed
+    assert "there are no kernel modules" in refused
+    assert left == "a"
 
 
 async def kernel_messages(boot: Boot) -> None:

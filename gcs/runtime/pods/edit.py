@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gcs.runtime.pods.kind import Identity
     from gcs.runtime.pods.network_files import Dns
     from gcs.runtime.pods.sandbox_root import SandboxRoot
+    from gcs.runtime.pods.security_context import SecurityContext
     from gcs.storage.mounts import MountSystem
 
 #: Where programs are looked for when the agent has no PATH; the one PID 1 sets.
@@ -38,6 +39,7 @@ class Guest:
         path: Directories, separated by colons, with the programs of hooks.
         device_limit: How long device nodes of an assigned device may take to appear, in seconds.
         device_interval: Time between two looks, in seconds.
+        security: What containers get to show of the VM; by default nothing.
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class Guest:
         "hostname",
         "mounts",
         "path",
+        "security",
         "sysfs",
     )
 
@@ -62,6 +65,7 @@ class Guest:
         path: str | None = None,
         device_limit: float = 60.0,
         device_interval: float = 0.5,
+        security: SecurityContext | None = None,
     ) -> None:
         self.mounts = mounts
         self.find_pci_device = find_pci_device
@@ -71,6 +75,11 @@ class Guest:
         self.path = os.environ.get("PATH", DEFAULT_PATH) if path is None else path
         self.device_limit = device_limit
         self.device_interval = device_interval
+        if security is None:
+            from gcs.runtime.pods.security_context import SecurityContext
+
+            security = SecurityContext()
+        self.security = security
 
 
 class AssignedDevices(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from gcs.runtime.pods.logs import edit_logs
 from gcs.runtime.pods.mount_sources import edit_block_devices, edit_mount_sources
 from gcs.runtime.pods.network_files import edit_network_files
 from gcs.runtime.pods.sandbox_directories import make_sandbox_directories
+from gcs.runtime.pods.security_context import edit_security_context
 from gcs.runtime.pods.users import edit_user
 from gcs.storage.driver import in_thread
 
@@ -78,6 +79,7 @@ STEPS: Final = (
     Step("core limit", edit_core_limit),
     Step("user", edit_user),
     Step("logs", edit_logs),
+    Step("security context", edit_security_context),
     Step("namespaces", _edit_namespaces),
     Step("control group", _edit_control_group),
     Step("windows section", _drop_windows),

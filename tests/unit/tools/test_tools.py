@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gcs.tools import multicall, wait_paths
+from gcs.tools import multicall
 from gcs.tools.generichook import functions_of
 from gcs.tools.state import StateError, read_state
 from gcs.tools.template import TemplateError, render
@@ -45,13 +45,6 @@ def test_wrong_templates(bad: str) -> None:
 def test_wrong_states(bad: bytes) -> None:
     with pytest.raises(StateError, match="state"):
         read_state(bad)
-
-
-def test_wait_paths(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert wait_paths.main(["--paths", f"{tmp_path},/"]) == 0
-    assert wait_paths.main([]) == 1
-    assert wait_paths.main(["-p", f"{tmp_path}/none", "-t=0"]) == 1
-    assert "timeout while waiting for path" in capfd.readouterr().err
 
 
 def test_an_unknown_name(capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from uvm.spec import ContainerOptions, ProcessOptions, User, container_document
 from uvm.timings import Timings
 from uvm.users import find_user
 from uvm.vm.machine import (
+    DEFAULT_AGENT,
     PMEM_ALIGNMENT,
     Disk,
     Machine,
@@ -122,6 +123,17 @@ async def test_a_missing_image_says_how_to_make_it(tmp_path: Path) -> None:
 async def test_machines_that_can_not_be(options: BootOptions, text: str) -> None:
     with pytest.raises(UvmError, match=text):
         await build_machine(options, print)
+
+
+async def test_a_machine_with_kvm_keeps_the_time(tmp_path: Path) -> None:
+    for name in ("vmlinux", "initrd-qemu.img"):
+        (tmp_path / name).touch()
+    options = BootOptions(image_dir=str(tmp_path), accelerator="kvm", vsock="user")
+    machine, _ = await build_machine(options, print)
+    assert machine.agent == tuple(word for word in DEFAULT_AGENT if word != "-disable-time-sync")
+    options = BootOptions(image_dir=str(tmp_path), accelerator="tcg", vsock="user")
+    machine, _ = await build_machine(options, print)
+    assert machine.agent == DEFAULT_AGENT
 
 
 async def test_the_image_directory_of_the_environment(

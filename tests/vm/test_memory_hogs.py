@@ -1,0 +1,181 @@
+"""Containers that take all the memory they can get, in every pod; the agent still answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gcs.protocol.settings import ADD, MappedVirtualDisk
+from uvm.boot import BootOptions, build_machine
+from uvm.pod import Pod
+from uvm.spec import ContainerOptions, ProcessOptions
+from uvm.utility_vm import UtilityVm
+from uvm.vm.disks import layer_image
+from uvm.vm.machine import DEFAULT_AGENT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from uvm.container import Container
+    from uvm.guest import Guest
+    from uvm.logs import LogEntry
+    from uvm.process import Process
+
+MIB = 1 << 20
+LAYER = "/run/mounts/scsi/m0"
+PODS = 3
+#: Of a workload with a limit; the other one of each pod has none but that of all pods together.
+LIMIT = 32 * MIB
+#: Less than the agent has, so that it is above it from the start.
+AGENT_LIMIT = 4 * MIB
+#: How often each hog is to be killed.
+KILLS = 2
+#: What the issue asks: in seconds.
+PROMPT = 1.0
+
+#: Doubles a string until it is killed, and again.
+HOG = "while :; do (x=x; while :; do x=$x$x; done); echo $?; done"
+KILLED = b"137\n"
+
+FIELDS = {
+    "gcsStartTime",
+    "time",
+    "cgroup",
+    "thresholdBytes",
+    "count",
+    "cgroup_version",
+    *(
+        f"{kind}Usage{what}"
+        for kind in ("memory", "swap", "kernel")
+        for what in ("", "Max", "Limit")
+    ),
+}
+
+
+class Log:
+    """The agent's log, as it comes."""
+
+    def __init__(self) -> None:
+        self.entries: list[LogEntry] = []
+        self._news = asyncio.Event()
+
+    def add(self, entry: LogEntry) -> None:
+        self.entries.append(entry)
+        self._news.set()
+
+    async def about(self, cgroup: str) -> LogEntry:
+        """Wait for an entry about the memory of a control group."""
+        async with asyncio.timeout(60):
+            while True:
+                self._news.clear()
+                for entry in self.entries:
+                    if entry.fields.get("cgroup") == cgroup:
+                        return entry
+                await self._news.wait()
+
+
+class Asker:
+    """Asks the agent for nothing, all the time, and notes how long that takes."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self.seconds: list[float] = []
+
+    async def run(self) -> None:
+        while True:
+            start = time.perf_counter()
+            await self._guest.client.start_container("nobody")
+            self.seconds.append(time.perf_counter() - start)
+            await asyncio.sleep(0.02)  # leaves something for the others
+
+    async def run_during(self, work: asyncio.Future[object] | asyncio.Task[None]) -> None:
+        asking = asyncio.create_task(self.run())
+        try:
+            await asyncio.wait({work, asking}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                asking.result()
+            work.result()
+        finally:
+            asking.cancel()
+            work.cancel()
+            await asyncio.gather(asking, work, return_exceptions=True)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+async def utility(image: Path, log: Log) -> AsyncIterator[UtilityVm]:
+    agent = (*DEFAULT_AGENT, "-gcs-mem-limit-bytes", str(AGENT_LIMIT))
+    options = BootOptions(image_dir=str(image), memory_mib=512, cpus=2, agent=agent)
+    machine, vsock = await build_machine(options, lambda _: None)
+    async with contextlib.AsyncExitStack() as undo:
+        directory = undo.enter_context(tempfile.TemporaryDirectory(prefix="uvm-"))
+        utility = UtilityVm(machine, Path(directory), vsock=vsock, on_log=log.add)
+        undo.push_async_callback(utility.stop)
+        await utility.boot()
+        layer = await utility.attach_disk(
+            "test", await layer_image(image / "busybox.tar"), read_only=True
+        )
+        disk = MappedVirtualDisk(mount_path=LAYER, lun=layer.lun, read_only=True, options=["ro"])
+        await utility.guest.client.modify_settings(ADD, "MappedVirtualDisk", disk)
+        yield utility
+
+
+async def hogs(pod: Pod) -> list[tuple[Container, Process]]:
+    """Start one hog with a limit of its own, and one that has only that of all pods."""
+    await pod.start()
+    started = []
+    for limit in (LIMIT, None):
+        options = ContainerOptions(ProcessOptions(("/bin/sh", "-c", HOG)), memory_limit=limit)
+        workload = await pod.create(options)
+        started.append((workload, await workload.start()))
+    return started
+
+
+async def killed(process: Process, times: int) -> None:
+    """Wait until a hog was killed so many times."""
+    stream = process.stdio.stdout
+    assert stream is not None
+    output = b""
+    while output.count(KILLED) < times:
+        data = await asyncio.get_running_loop().sock_recv(stream, 4096)
+        assert data, f"the hog itself has ended, after {output!r}"
+        output += data
+
+
+@pytest.mark.timeout(240)
+async def test_the_agent_answers_whatever_containers_take(utility: UtilityVm, log: Log) -> None:
+    guest = utility.guest
+    pods = [
+        Pod(guest, [LAYER], layout="v2" if number % 2 else "v1", scratch=f"/run/scratch{number}")
+        for number in range(PODS)
+    ]
+    running = [hog for pod in pods for hog in await hogs(pod)]
+    asker = Asker(guest)
+    async with asyncio.timeout(150):
+        await asker.run_during(
+            asyncio.gather(*(killed(process, KILLS) for _, process in running))  # type: ignore[arg-type]
+        )
+    assert len(asker.seconds) > 20
+    assert max(asker.seconds) < PROMPT, sorted(asker.seconds)[-10:]
+
+    of_pods, of_agent = await log.about("/pods"), await log.about("/gcs")
+    for entry in (of_pods, of_agent):
+        assert entry.message == "memory usage for cgroup exceeded threshold"
+        assert entry.level == "warning"
+        assert entry.fields.keys() >= FIELDS
+        assert entry.fields["cgroup_version"] == "v2"
+    assert of_pods.fields["thresholdBytes"] == of_pods.fields["memoryUsageLimit"] > 256 * MIB
+    assert of_agent.fields["thresholdBytes"] == AGENT_LIMIT
+    assert of_agent.fields["memoryUsage"] > AGENT_LIMIT
+    for pod in pods:
+        await pod.remove()
