@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from uvm.vm.disks import layer_image
 from uvm.vm.machine import DEFAULT_AGENT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     from uvm.container import Container
     from uvm.guest import Guest
@@ -39,13 +40,14 @@ KILLS = 2
 #: What the issue asks: in seconds.
 PROMPT = 1.0
 
-#: Doubles a string until it is killed, and again.
-HOG = "while :; do (x=x; while :; do x=$x$x; done); echo $?; done"
+#: Fills a gigabyte, until it is killed, and again; `overcommit` lets it have the addresses.
+HOG = "while :; do dd if=/dev/zero of=/dev/null bs=1G count=1 2>/dev/null; echo $?; done"
+OVERCOMMIT = "echo 1 > /proc/sys/vm/overcommit_memory"
 KILLED = b"137\n"
 
 FIELDS = {
     "gcsStartTime",
-    "time",
+    "fields.time",  # that of the event; an entry has one of its own
     "cgroup",
     "thresholdBytes",
     "count",
@@ -81,30 +83,70 @@ class Log:
 
 
 class Asker:
-    """Asks the agent for nothing, all the time, and notes how long that takes."""
+    """Asks the agent for nothing, all the time, and notes how long that takes.
+
+    Attributes:
+        seconds: Of each answer, less the time for which this machine, which has others to serve,
+            let the VM wait for a processor.
+        taken: The same, by the clock on the wall.
+    """
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self.seconds: list[float] = []
+        self.taken: list[float] = []
 
     async def run(self) -> None:
         while True:
-            start = time.perf_counter()
+            threads, start = Threads(), time.perf_counter()
             await self._guest.client.start_container("nobody")
-            self.seconds.append(time.perf_counter() - start)
+            taken = time.perf_counter() - start
+            self.seconds.append(taken - threads.starved())
+            self.taken.append(taken)
             await asyncio.sleep(0.02)  # leaves something for the others
 
-    async def run_during(self, work: asyncio.Future[object] | asyncio.Task[None]) -> None:
+    async def run_during(self, *work: Coroutine[None, None, None]) -> None:
+        """Ask until all of the work is done."""
         asking = asyncio.create_task(self.run())
         try:
-            await asyncio.wait({work, asking}, return_when=asyncio.FIRST_COMPLETED)
-            if asking.done():
-                asking.result()
-            work.result()
+            await asyncio.gather(*work)
         finally:
             asking.cancel()
-            work.cancel()
-            await asyncio.gather(asking, work, return_exceptions=True)
+            outcome = (await asyncio.gather(asking, return_exceptions=True))[0]
+        assert isinstance(outcome, asyncio.CancelledError), outcome
+
+
+class Threads:
+    """The threads that a request's way leads through: of this process, QEMU, and the vsock device.
+
+    Taken when a request begins.
+    """
+
+    def __init__(self) -> None:
+        processes = [os.getpid()]
+        for children in Path("/proc/self/task").glob("*/children"):
+            processes += map(int, children.read_text().split())
+        self._before = {
+            pid: {path: _delay(path) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")}
+            for pid in processes
+        }
+
+    def starved(self) -> float:
+        """Seconds since then for which they were ready to run and had no processor.
+
+        Of each process only the thread that waited longest counts.
+        """
+        return sum(
+            max((_delay(path) - before for path, before in threads.items()), default=0.0)
+            for threads in self._before.values()
+        )
+
+
+def _delay(path: Path) -> float:
+    try:
+        return int(path.read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0  # the thread has ended
 
 
 @pytest.fixture
@@ -130,15 +172,13 @@ async def utility(image: Path, log: Log) -> AsyncIterator[UtilityVm]:
         yield utility
 
 
-async def hogs(pod: Pod) -> list[tuple[Container, Process]]:
-    """Start one hog with a limit of its own, and one that has only that of all pods."""
+async def hogs(pod: Pod) -> list[Container]:
+    """Create one hog with a limit of its own, and one that has only that of all pods."""
     await pod.start()
-    started = []
-    for limit in (LIMIT, None):
-        options = ContainerOptions(ProcessOptions(("/bin/sh", "-c", HOG)), memory_limit=limit)
-        workload = await pod.create(options)
-        started.append((workload, await workload.start()))
-    return started
+    options = ProcessOptions(("/bin/sh", "-c", HOG))
+    return [
+        await pod.create(ContainerOptions(options, memory_limit=limit)) for limit in (LIMIT, None)
+    ]
 
 
 async def killed(process: Process, times: int) -> None:
@@ -155,18 +195,19 @@ async def killed(process: Process, times: int) -> None:
 @pytest.mark.timeout(240)
 async def test_the_agent_answers_whatever_containers_take(utility: UtilityVm, log: Log) -> None:
     guest = utility.guest
+    process = await guest.execute_in_vm(["/bin/sh", "-c", OVERCOMMIT])
+    assert (await process.communicate()).exit_code == 0
     pods = [
         Pod(guest, [LAYER], layout="v2" if number % 2 else "v1", scratch=f"/run/scratch{number}")
         for number in range(PODS)
     ]
-    running = [hog for pod in pods for hog in await hogs(pod)]
+    containers = [container for pod in pods for container in await hogs(pod)]
+    running = [await container.start() for container in containers]
     asker = Asker(guest)
     async with asyncio.timeout(150):
-        await asker.run_during(
-            asyncio.gather(*(killed(process, KILLS) for _, process in running))  # type: ignore[arg-type]
-        )
+        await asker.run_during(*(killed(process, KILLS) for process in running))
     assert len(asker.seconds) > 20
-    assert max(asker.seconds) < PROMPT, sorted(asker.seconds)[-10:]
+    assert max(asker.seconds) < PROMPT, sorted(zip(asker.seconds, asker.taken, strict=True))[-10:]
 
     of_pods, of_agent = await log.about("/pods"), await log.about("/gcs")
     for entry in (of_pods, of_agent):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import errno
 import os
-import tempfile
 from typing import TYPE_CHECKING, Final
 
 from gcs.protocol.errors import GcsError, InvalidJsonError
@@ -89,8 +88,10 @@ def edit_security_context(edit: Edit) -> None:
 
 
 def _make_directory(rootfs: str) -> str:
+    # Not by tempfile, which imports what the image does without.
+    path = os.path.join(rootfs, f"{_PREFIX}{os.urandom(8).hex()}")
     try:
-        return tempfile.mkdtemp(prefix=_PREFIX, dir=rootfs)
+        os.mkdir(path, 0o700)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
@@ -99,6 +100,7 @@ def _make_directory(rootfs: str) -> str:
             "layers need a scratch, or the annotation "
             "io.microsoft.virtualmachine.lcow.securitypolicy.env has to be false"
         ) from error
+    return path
 
 
 def _write(path: str, content: str) -> None:
