@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import sys
+import time
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -264,8 +265,10 @@ def main() -> int:
     try:
         made = Steps(options)
         for step in options.step:
+            begun = time.monotonic()
             with locked(options.build / f"{step}.lock"):
                 getattr(made, step.replace("-", "_"))()
+            print(f"{step}: made in {time.monotonic() - begun:.1f} s", flush=True)
     except BuildError as error:
         print(f"build_initrd: {error}", file=sys.stderr)
         return 1
