@@ -219,11 +219,10 @@ class Output:
                 await self._news.wait()
 
     async def _read(self, stream: Stream) -> bytes:
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await stream
-            while data := await reader.read(4096):
-                self._data += data
-                self._news.set()
+        reader, writer = await asyncio.wait_for(stream, PATIENCE)
+        while data := await reader.read(4096):
+            self._data += data
+            self._news.set()
         writer.close()
         return self._data
 

@@ -23,7 +23,7 @@ DISKS = ("MappedVirtualDisk", "SCSIDevice")
 LAYERS = (Path("/run/mounts/scsi/m5"), Path("/run/mounts/scsi/m6"))
 CONTAINERS = Path("/run/gcs/c")
 # The recording says what its containers and execs do.
-PAUSE = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 0.05; done\n"
+PAUSE = "#!/bin/sh\ntrap 'exit 0' TERM\nsleep 100000 &\nwait\n"
 ADAPTER = "00:15:5d:00:00:01"
 READY_PORT = 1073742037
 

@@ -29,14 +29,18 @@ class Boot:
         machine: What to boot.
         directory: For its sockets and files.
         entropy: Whether the host gives entropy.
+        bridge: Whether to listen for the agent; otherwise somebody else does.
     """
 
-    def __init__(self, machine: Machine, directory: Path, *, entropy: bool = True) -> None:
+    def __init__(
+        self, machine: Machine, directory: Path, *, entropy: bool = True, bridge: bool = True
+    ) -> None:
         directory.mkdir()
         self.vm = VirtualMachine(machine, directory)
         self.guest = Guest(self.vm.host)
         self.streams: list[LogStream] = []
         self._entropy = entropy
+        self._listens = bridge
         self._connected: socket.socket | None = None
         self._news = asyncio.Condition()
         self._undo = contextlib.AsyncExitStack()
@@ -50,8 +54,9 @@ class Boot:
                 undo.callback(entropy.close)
                 self._tasks.append(asyncio.create_task(serve_entropy(entropy)))
             self.listen_for_log()
-            self._bridge = self.vm.host.listen(BRIDGE_PORT)
-            undo.callback(self._bridge.close)
+            if self._listens:
+                self._bridge = self.vm.host.listen(BRIDGE_PORT)
+                undo.callback(self._bridge.close)
             await self.vm.start()
             undo.push_async_callback(self.vm.stop)
             self._undo = undo.pop_all()
