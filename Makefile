@@ -7,6 +7,7 @@
 #                      for another machine than this one goes to out/ARCH and build/ARCH
 #   COMPRESSION        of initrd.img: gzip (default), zstd, lz4 or none; docs/image.md compares them
 #   LOCKED             1: packages of exactly the versions in scripts/image/packages.lock, or no image
+#   RUNTIME            container runtime of the default base: runc (default) or crun
 #   DEV_BUILD          1: the image gets delta-dev.tar.gz (snp-report) instead of delta.tar.gz
 #   SNP_BUILD          1: it gets delta-snp.tar.gz, with /startup_*.sh; wins over DEV_BUILD
 #   USR_MERGED_ROOTFS  1: /bin of the delta is a link to /usr/bin, for bases where it is, too
@@ -23,19 +24,20 @@ NATIVE := $(shell dpkg --print-architecture)
 FOREIGN := $(filter-out $(NATIVE),$(ARCH))
 OUT := out$(addprefix /,$(FOREIGN))
 BUILD := build$(addprefix /,$(FOREIGN))
+RUNTIME ?= runc
 DEV_BUILD ?= 0
 SNP_BUILD ?= 0
 USR_MERGED_ROOTFS ?= 0
 KMOD ?= 0
 ROOTFS_DEVICE ?= /dev/sda
 HASH_DEVICE ?= /dev/sdb
-export BASE ARCH OUT BUILD LOCKED COMPRESSION DEV_BUILD SNP_BUILD USR_MERGED_ROOTFS KMOD ROOTFS_DEVICE HASH_DEVICE
-SETTINGS = $(USR_MERGED_ROOTFS) $(KMOD) $(DEV_BUILD) $(SNP_BUILD)
+export BASE ARCH OUT BUILD LOCKED COMPRESSION RUNTIME DEV_BUILD SNP_BUILD USR_MERGED_ROOTFS KMOD ROOTFS_DEVICE HASH_DEVICE
+SETTINGS = $(RUNTIME) $(USR_MERGED_ROOTFS) $(KMOD) $(DEV_BUILD) $(SNP_BUILD)
 DELTA := $(OUT)/delta$(if $(filter 1,$(SNP_BUILD)),-snp,$(if $(filter 1,$(DEV_BUILD)),-dev)).tar.gz
 
 # Everything the set-up installs: what the build runs, what the virtual environment compiles
 # against, and what the tests and `uvm` run on the host.
-SYSTEM_PACKAGES := binutils busybox-static cpio cryptsetup-bin dpkg e2fsprogs erofs-utils faketime gcc git \
+SYSTEM_PACKAGES := binutils busybox-static cpio crun cryptsetup-bin dpkg e2fsprogs erofs-utils faketime gcc git \
 	gzip iproute2 kmod libc6-dev libcap-dev lz4 make musl musl-tools patchelf python3 python3-dev \
 	python3-venv qemu-system-x86 runc squashfs-tools xfsprogs xz-utils zstd
 
@@ -49,7 +51,7 @@ BOOT := $(OUT)/vmlinux $(OUT)/initrd-qemu.img $(OUT)/initrd-root.img $(OUT)/busy
 VERITY := $(OUT)/rootfs-verity.vhd $(OUT)/rootfs.hash $(OUT)/rootfs.hash.vhd
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup delta delta-dev delta-snp initrd rootfs verity snp kernel vm lock check-reproducible run test test-arm64 bench lint clean distclean FORCE
+.PHONY: all help setup delta delta-dev delta-snp initrd rootfs verity snp kernel vm lock test-crun image-crun check-reproducible run test test-arm64 bench lint clean distclean FORCE
 
 all: $(PRODUCTS) $(BOOT)
 
@@ -67,6 +69,7 @@ help:
 	@echo 'make check-reproducible   build the last commit twice, in two places, and compare'
 	@echo 'make setup    install system packages that are missing, make $(VENV)'
 	@echo 'make test-arm64  build for arm64, boot it under emulation, run a container in it'
+	@echo 'make test-crun   every test of containers with crun instead of runc'
 	@echo 'make bench, lint, clean, distclean'
 
 delta: $(OUT)/delta.tar.gz
@@ -198,8 +201,20 @@ test-arm64: setup
 	$(MAKE) ARCH=arm64 all
 	$(PYTHON) -m pytest tests/arm64
 
-bench: setup all
-	$(PYTHON) -m benchmarks
+# Everything about containers once more, with crun instead of runc; and an image that has it.
+CONTAINER_TESTS := $(addprefix tests/functional/,$(notdir $(wildcard tests/functional/test_runtime_*.py \
+	tests/functional/test_golden*.py)) test_uvm_agent.py test_uvm_pods.py test_uvm_images.py)
+
+test-crun: setup all image-crun
+	GCS_TEST_RUNTIME=crun $(PYTHON) -m pytest $(CONTAINER_TESTS)
+	UVM_IMAGE_DIR=out/crun $(PYTHON) -m pytest tests/vm/test_uvm_run.py tests/vm/test_uvm_kept.py
+
+image-crun: setup
+	@mkdir -p build/crun && ln -sfn ../cache build/crun/cache
+	$(MAKE) RUNTIME=crun OUT=out/crun BUILD=build/crun vm
+
+bench: setup all image-crun
+	$(PYTHON) -m benchmarks --containers crun=out/crun/initrd-qemu.img
 
 lint: setup
 	$(VENV)/bin/ruff check

@@ -8,13 +8,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.archives import print_table
 from benchmarks.containers import Workbench, mount_layer
 from benchmarks.layers import combined_layers
-from benchmarks.measure import Rows, Sizes, container_lives, memory, round_trips, streams
+from benchmarks.measure import (
+    Measurement,
+    Rows,
+    Sizes,
+    container_lives,
+    memory,
+    round_trips,
+    streams,
+)
 from benchmarks.report import machine, table
 from uvm.paths import image_directory, require_image_file
 from uvm.timings import Timings
@@ -25,6 +33,13 @@ from uvm.vm.machine import Machine
 from uvm.vm.virtual_machine import choose_vsock
 
 _LAYER = "/run/mounts/scsi/m0"
+_MEASUREMENTS: Sequence[Measurement] = (
+    memory,
+    round_trips,
+    container_lives,
+    streams,
+    combined_layers,
+)
 _IMAGES = ("delta.tar.gz", "initrd.img", "rootfs.tar.gz")
 
 
@@ -52,6 +67,9 @@ def main() -> None:
             boot, rows = asyncio.run(bench.measure(initrd))
             startups[name].append(boot)
             agents[name] = _medians(startups[name]) | rows
+        for name, initrd in arguments.containers:
+            print(f"measuring containers of {name} …", file=sys.stderr)
+            _, agents[name] = asyncio.run(bench.measure(initrd, (container_lives,)))
     agents["gcs"] |= {
         f"{image}, MiB": (images / image).stat().st_size / (1 << 20)
         for image in _IMAGES
@@ -88,8 +106,10 @@ class Bench:
         await vm.stop()
         return _boot_rows(vm.timings)
 
-    async def measure(self, initrd: Path) -> tuple[Rows, Rows]:
-        """Boot a VM and measure everything; returns the boot's rows, and all others."""
+    async def measure(
+        self, initrd: Path, measurements: Sequence[Measurement] = _MEASUREMENTS
+    ) -> tuple[Rows, Rows]:
+        """Boot a VM and measure; returns the boot's rows, and all others."""
         layer = await layer_image(require_image_file(self.images, "busybox.tar"))
         vm = await self._start(initrd, RootDisks((layer,), None))
         try:
@@ -98,7 +118,7 @@ class Bench:
             copy = shutil.copy(layer, self.directory / "layer.img")
             bench = Workbench(vm, _LAYER, Path(copy))
             rows: Rows = {}
-            for measurement in (memory, round_trips, container_lives, streams, combined_layers):
+            for measurement in measurements:
                 start = time.monotonic()
                 rows |= await measurement(bench, self.sizes)
                 took = time.monotonic() - start
@@ -159,6 +179,14 @@ def _parse() -> argparse.Namespace:
         action="append",
         default=[],
         help="another image, measured in turn; ratios to it are printed",
+    )
+    parser.add_argument(
+        "--containers",
+        metavar="[NAME=]FILE",
+        type=_named_path,
+        action="append",
+        default=[],
+        help="another image, of which the lives of containers are measured only",
     )
     parser.add_argument("--image-dir", help="directory of the boot files (default: out)")
     parser.add_argument("--boots", type=int, default=5, help="boots per image (default: 5)")

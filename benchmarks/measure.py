@@ -20,6 +20,16 @@ _BLOCK: Final = 1 << 16
 Rows = dict[str, float]
 
 
+class Measurement(Protocol):
+    """One of the functions below."""
+
+    __name__: str
+
+    async def __call__(self, bench: Workbench, sizes: "Sizes", /) -> Rows:
+        """Measure."""
+        ...
+
+
 class Start(Protocol):
     """Starts a process; returns it, and how to wait for its end and remove what it ran in."""
 
@@ -89,7 +99,10 @@ async def round_trips(bench: Workbench, sizes: Sizes) -> Rows:
 
 
 async def container_lives(bench: Workbench, sizes: Sizes) -> Rows:
-    """Measure create, start, wait and delete of a container that runs `true`, against bare runc."""
+    """Measure the life of a container that runs `true`, against that with the bare runtime.
+
+    The life: create, start, wait and delete.
+    """
     lives: list[float] = []
     phases: dict[str, list[float]] = {"create": [], "start": [], "exit": [], "delete": []}
     bare: list[float] = []
@@ -110,12 +123,12 @@ async def container_lives(bench: Workbench, sizes: Sizes) -> Rows:
         lives.append(marks[-1] - marks[0] + deleted)
         for name, took in zip(phases, [*(b - a for a, b in pairwise(marks)), deleted], strict=True):
             phases[name].append(took)
-        bare.append(await _bare_runc(bench))
-    life, runc = statistics.median(lives), statistics.median(bare)
+        bare.append(await _bare_runtime(bench))
+    life, bare_run = statistics.median(lives), statistics.median(bare)
     rows = {
         "container that runs true, p50, ms": life * 1000,
-        "bare runc run of true, p50, ms": runc * 1000,
-        "container / bare runc, ratio": life / runc,
+        "bare runtime's run of true, p50, ms": bare_run * 1000,
+        "container / bare runtime, ratio": life / bare_run,
     }
     rows |= {f"  {name}, p50, ms": statistics.median(v) * 1000 for name, v in phases.items()}
     return rows
@@ -155,25 +168,26 @@ async def memory(bench: Workbench, sizes: Sizes) -> Rows:
     }
 
 
-async def _bare_runc(bench: Workbench) -> float:
-    """Time `runc run` in the VM, by the VM's own clock."""
+async def _bare_runtime(bench: Workbench) -> float:
+    """Time `runc run`, or crun's, in the VM by the VM's own clock."""
     script = f"""
 set -e
+runtime=$(command -v runc || command -v crun)
 bundle=/run/bench-bundle
 mkdir -p $bundle
 cd $bundle
-[ -e config.json ] || {{ runc spec; sed -i \
+[ -e config.json ] || {{ $runtime spec; sed -i \
     -e 's#"terminal": true#"terminal": false#' -e 's#"sh"#"/bin/true"#' \
     -e 's#"path": "rootfs"#"path": "{bench.layer}"#' config.json; }}
 read start _ </proc/uptime
-runc run --no-pivot bench-bare </dev/null
+$runtime run --no-pivot bench-bare </dev/null
 read end _ </proc/uptime
 echo $start $end
 """
     process = await bench.guest.execute_in_vm(["/bin/sh", "-c", script])
     completed = await process.communicate()
     if completed.exit_code != 0:
-        raise RuntimeError(f"bare runc failed: {completed.stderr.decode()}")
+        raise RuntimeError(f"the bare runtime failed: {completed.stderr.decode()}")
     start, end = map(float, completed.stdout.split())
     return end - start
 

@@ -45,6 +45,7 @@ class Options:
 
     Attributes:
         transport: How the host is reached.
+        runtime: Name or path of the container runtime; empty: the one that is there.
         policy: In force until a host sets another.
         answer_requests: Know any request at all.
         use_standard_streams: Serve descriptors 0 and 1, once, instead of dialling.
@@ -64,6 +65,7 @@ class Options:
         "memory_reserve",
         "memory_warning",
         "policy",
+        "runtime",
         "synchronise_time",
         "transport",
         "use_standard_streams",
@@ -73,6 +75,7 @@ class Options:
         self,
         *,
         transport: Transport,
+        runtime: str,
         policy: Policy,
         answer_requests: bool,
         use_standard_streams: bool,
@@ -84,6 +87,7 @@ class Options:
         synchronise_time: bool,
     ) -> None:
         self.transport = transport
+        self.runtime = runtime
         self.policy = policy
         self.answer_requests = answer_requests
         self.use_standard_streams = use_standard_streams
@@ -159,6 +163,7 @@ class Agent:
             from gcs.runtime.assembly import make_host
             from gcs.runtime.children import Children
             from gcs.runtime.memory import MemoryOptions
+            from gcs.runtime.runc import Runc
 
             options = self._options
             memory = MemoryOptions(options.memory_reserve, options.memory_warning)
@@ -171,6 +176,7 @@ class Agent:
                 transport=options.transport,
                 publish=self._bridge.publish,
                 children=children,
+                runtime=Runc(children, program=options.runtime),
                 memory=memory if in_vm else None,
                 open_door=self._open_door,
             )

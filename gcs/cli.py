@@ -56,6 +56,11 @@ FLAGS = (
         "what is allowed until a security policy is set",
         _one_of(tuple(STANCES)),
     ),
+    Flag(
+        "runtime",
+        "",
+        "container runtime: runc or crun, or the path of one (default: what there is)",
+    ),
     Flag("transport", "vsock", "how to reach the host: vsock or unix:PREFIX", _transport),
     Flag("reconnect-hold-ms", 10_000, "see gcs.bridge.outbox, in milliseconds", hidden=True),
 )
@@ -84,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         return USAGE_STATUS
     options = Options(
         transport=parse_transport(values["transport"]),
+        runtime=values["runtime"],
         policy=STANCES[values["initial-policy-stance"]](),
         answer_requests=values["v4"],
         use_standard_streams=values["use-inouterr"],

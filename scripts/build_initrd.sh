@@ -8,6 +8,7 @@
 #   BASE               root file system to lay the delta over: tar or cpio, gzipped or not
 #                      (default: built from Debian's packages)
 #   SOURCE_DATE_EPOCH  time of every file, in seconds (default: time of the last commit)
+#   RUNTIME            container runtime of the default base: runc or crun (default: runc)
 #   DEV_BUILD, SNP_BUILD, USR_MERGED_ROOTFS, KMOD, ROOTFS_DEVICE, HASH_DEVICE: see the Makefile
 #   ARCH               machine it is for: amd64 or arm64 (default: this machine's)
 #   OUT, BUILD         where products and intermediate files go (default: out, build)
@@ -56,6 +57,6 @@ delta=delta
 exec env LC_ALL=C.UTF-8 TZ=UTC "$PYTHON" -B -m scripts.image \
     ${ARCH:+--arch "$ARCH"} --out "${OUT:-out}" --build "${BUILD:-build}" ${BASE:+--base "$BASE"} \
     ${locked:+--locked} ${COMPRESSION:+--compression "$COMPRESSION"} \
-    --delta "$delta" ${options:-} \
+    ${RUNTIME:+--runtime "$RUNTIME"} --delta "$delta" ${options:-} \
     ${ROOTFS_DEVICE:+--rootfs-device "$ROOTFS_DEVICE"} ${HASH_DEVICE:+--hash-device "$HASH_DEVICE"} \
     --epoch "$epoch" --commit "$commit" --branch "$branch" "$@"

@@ -24,7 +24,7 @@ from gcs.runtime.exit_notice import ExitNotice
 from gcs.runtime.pods.logs import open_log
 from gcs.runtime.process import Process
 from gcs.runtime.removal import remove_directories, remove_shared_directories
-from gcs.runtime.spec import check_arguments
+from gcs.runtime.spec import check_process
 from gcs.stdio import PipeRelay, Reconnect, TeeLog, TtyRelay, connect
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Container:
         """
         self._log("ExecProcess")
         document, process = read_process(document)
-        check_arguments([*process.args, *process.env, process.cwd], "the process")
+        check_process(process)
         self._require_alive()
         if self.status is Status.PAUSED:
             raise InvalidStateError(f"container {self.id} is paused: resume it first")

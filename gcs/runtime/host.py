@@ -23,7 +23,7 @@ from gcs.runtime.container import Container, Status
 from gcs.runtime.external import command_of, start_external
 from gcs.runtime.properties import read_properties
 from gcs.runtime.resources import CONTAINER_RESOURCES, modify_container, read_settings
-from gcs.runtime.spec import check_arguments, check_container_id
+from gcs.runtime.spec import check_container_id, check_process
 from gcs.stdio import StdioPorts, connect
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Host:
         if scratch:
             scratch = check_path(scratch, "ScratchDirPath")
         if view.process is not None:
-            check_arguments([*view.process.args, *view.process.env], "the process")
+            check_process(view.process)
         if container_id in self._containers:
             raise SystemAlreadyExistsError(f"container {container_id} exists already")
         container = Container(

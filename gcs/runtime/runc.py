@@ -1,4 +1,4 @@
-"""runc by its command line (spec 4.8); crun understands the same."""
+"""runc by its command line (spec 4.8), and crun, which understands the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 from gcs.cgroup.limits import total_memory
 from gcs.protocol.errors import GcsError, InvalidJsonError
 from gcs.runtime.children import NULL
+from gcs.runtime.limits import LinuxResources
 from gcs.runtime.oci import RuntimeProcess
 from gcs.runtime.operation import Operation
 from gcs.runtime.runtime_errors import runtime_error
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Where runc keeps what it knows of containers.
-ROOT = "/run/runc"
+#: Runtimes that are known, the one to be preferred first.
+RUNTIMES = ("runc", "crun")
 #: Where files live as long as one call of the runtime.
 STATE_DIRECTORY = "/var/run/gcsrunc"
 # The host gives a request up after 5 minutes.  One that fails takes a second call, which cleans
@@ -41,9 +42,10 @@ class Runc:
 
     Args:
         children: Starts the runtime, and adopts what it leaves.
-        program: Name, to be found in PATH, or path of the runtime.
+        program: Name, to be found in PATH, or path of the runtime; by default see
+            :func:`find_runtime`.
         state_directory: For files that live as long as a call.
-        root: Where the runtime keeps what it knows of containers.
+        root: Where the runtime keeps what it knows of containers; by default below /run.
         time_limit: Seconds after which a call is killed.
         at_once: How many calls may make processes, and how many others may run, at the same time.
     """
@@ -63,17 +65,17 @@ class Runc:
         self,
         children: Children,
         *,
-        program: str = "runc",
+        program: str = "",
         state_directory: str = STATE_DIRECTORY,
-        root: str = ROOT,
+        root: str = "",
         time_limit: float = TIME_LIMIT,
         at_once: int | None = None,
     ) -> None:
         self._children = children
-        self._program = program
-        self._name = os.path.basename(program)
+        self._program = program or find_runtime()
+        self._name = os.path.basename(self._program)
         self._state_directory = state_directory
-        self._root = root
+        self._root = root or f"/run/{'crun' if 'crun' in self._name else 'runc'}"
         self._time_limit = time_limit
         if at_once is None:
             at_once = calls_at_once(total_memory())
@@ -135,6 +137,11 @@ class Runc:
 
     async def update(self, container_id: str, resources: dict[str, Any]) -> None:
         """See OciRuntime.update."""
+        try:
+            # crun passes over what is of the wrong type, and says that all is well.
+            msgspec.convert(resources, LinuxResources)
+        except msgspec.ValidationError as error:
+            raise InvalidJsonError(f"{self._name} update: resources: {error}") from error
         document = msgspec.json.encode(resources)
         await self._call("update", "--resources", "-", container_id, stdin=document)
 
@@ -223,6 +230,15 @@ class Runc:
             return msgspec.json.decode(output, type=target)
         except msgspec.DecodeError as error:
             raise InvalidJsonError(f"{self._name} {command} wrote no such JSON: {error}") from error
+
+
+def find_runtime() -> str:
+    """Return the name of the runtime that is in PATH; of runc where there is none."""
+    folders = os.environ.get("PATH", "").split(":")
+    for name in RUNTIMES:
+        if any(os.access(f"{folder}/{name}", os.X_OK) for folder in folders if folder):
+            return name
+    return RUNTIMES[0]
 
 
 def _unmount_state(directory: str) -> None:

@@ -23,6 +23,24 @@ def runtime_error(what: str, text: str) -> GcsError:
 
 
 def _error_class(text: str) -> type[GcsError]:
+    return _error_class_of_crun(text) or _error_class_of_runc(text)
+
+
+def _error_class_of_crun(text: str) -> type[GcsError] | None:
+    if text.startswith("error opening file") and "/status`: No such file" in text:
+        return SystemNotFoundError
+    if "is not in `created` or `stopped` state" in text:
+        return InvalidStateError
+    if text.startswith("cannot open") and "/exec.fifo`: No such file" in text:
+        return InvalidStateError  # started before
+    if text.startswith("the container") and text.endswith("is not running"):
+        return SystemAlreadyStoppedError
+    if text.startswith("kill container: No such process"):
+        return SystemAlreadyStoppedError
+    return None
+
+
+def _error_class_of_runc(text: str) -> type[GcsError]:
     if text.startswith("container") and text.endswith("does not exist"):
         return SystemNotFoundError
     if "container with id exists" in text or ("already exists" in text and "container" in text):

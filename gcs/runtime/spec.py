@@ -10,7 +10,7 @@ from gcs.protocol.errors import GcsError, InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gcs.protocol.oci import Specification
+    from gcs.protocol.oci import Process, Specification
 
 #: Annotation that tells a pod's sandbox, a pod's workload and a standalone container apart.
 CONTAINER_TYPE: Final = "io.kubernetes.cri.container-type"
@@ -69,6 +69,20 @@ def check_arguments(arguments: Iterable[str], what: str) -> None:
     for argument in arguments:
         if "\0" in argument:
             raise InvalidArgumentError(f"{what} has a NUL byte: {argument[:100]!r}")
+
+
+def check_process(process: Process) -> None:
+    """Check that a process of a container can be run; not all runtimes say what is wrong.
+
+    Raises:
+        InvalidArgumentError: A string has a NUL byte.
+        GcsError: There is no program, or the working directory is not absolute.
+    """
+    check_arguments([*process.args, *process.env, process.cwd], "the process")
+    if not process.args:
+        raise GcsError("the process has no args: expected the program and its arguments")
+    if not process.cwd.startswith("/"):
+        raise GcsError(f"cwd {process.cwd[:300]!r} of the process must be an absolute path")
 
 
 def hosts_file(hostname: str) -> str:

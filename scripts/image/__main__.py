@@ -16,6 +16,7 @@ from scripts.image import (
     base,
     cpio,
     foreign_base,
+    given_base,
     native,
     pins,
     root_stub,
@@ -116,7 +117,9 @@ class Steps:
     def base(self) -> None:
         """Make build/base.tar, the default base."""
         merged = self._options.usr_merged
-        tree = base.build(self._cache, self._architecture, usr_merged=merged)
+        tree = base.build(
+            self._cache, self._architecture, runtime=self._options.runtime, usr_merged=merged
+        )
         self._list(tree, "gcs-base")
         self._write_tar(tree, self._build / "base.tar")
 
@@ -124,8 +127,23 @@ class Steps:
         """Make build/initrd.cpio: the base, and the delta laid over it; and the list of files."""
         chosen = self._options.base or self._build / "base.tar"
         tree = archive.read(chosen, self._build / "unpacked" / "base")
+        try:
+            self._lay_over(tree, chosen)
+        except BuildError as error:
+            raise BuildError(f"{chosen}: {error}") from error
+        listed = self._list(tree, "gcs-image")
+        tree.share_equal_files()
+        with archive.replacing(self._out / "sbom.cdx.json") as out:
+            out.write(listed)
+        with archive.replacing(self._build / "initrd.cpio") as out:
+            cpio.write(tree, out, self._options.epoch)
+
+    def _lay_over(self, tree: Tree, chosen: Path) -> None:
+        """Put what is ours over a base."""
         sbom.attach(tree)
         foreign_base.assign(tree, chosen)
+        if self._options.base:
+            given_base.adapt(tree)
         tree.merge(self._read_delta(self._options.delta))
         if self._options.kmod:
             modules = cpio.read(self._out / "modules.cpio")
@@ -133,12 +151,6 @@ class Steps:
             self._provenance.assign_modules(modules, kernel.package)
             tree.merge(modules)
         base.complete(tree)
-        listed = self._list(tree, "gcs-image")
-        tree.share_equal_files()
-        with archive.replacing(self._out / "sbom.cdx.json") as out:
-            out.write(listed)
-        with archive.replacing(self._build / "initrd.cpio") as out:
-            cpio.write(tree, out, self._options.epoch)
 
     def compress(self) -> None:
         """Make initrd.img: the same, compressed."""
@@ -249,6 +261,9 @@ def main() -> int:
     parser.add_argument("--compression", default="gzip", help="of initrd.img")
     parser.add_argument("--locked", action="store_true", help="take versions of the lock file only")
     parser.add_argument("--delta", choices=DELTAS, default="delta", help="which goes over the base")
+    parser.add_argument(
+        "--runtime", choices=base.RUNTIMES, default="runc", help="container runtime of the base"
+    )
     parser.add_argument("--usr-merged", action="store_true", help="make /bin a link to /usr/bin")
     parser.add_argument(
         "--kmod", action="store_true", help="put the kernel's modules into the image"

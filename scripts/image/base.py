@@ -19,10 +19,20 @@ PROGRAMS = {
     "cryptsetup-bin": ("sbin/cryptsetup",),
     "e2fsprogs": ("sbin/mke2fs",),
     "kmod": ("bin/kmod",),
-    "runc": ("usr/sbin/runc",),
     "xfsprogs": ("sbin/mkfs.xfs",),
 }
 """Packages and the programs taken from them (spec 7.8)."""
+
+RUNTIMES = {
+    "runc": {"runc": ("usr/sbin/runc",)},
+    "crun": {"crun": ("usr/bin/crun",)},
+}
+"""The same for each container runtime; one of them is in the image."""
+
+_RUNTIME_LIBRARIES = {
+    "runc": (),
+    "crun": ("libgcrypt20", "libgpg-error0", "liblz4-1", "libsystemd0", "libyajl2"),
+}
 
 _LIBRARIES = (
     "libargon2-1",
@@ -58,7 +68,12 @@ _LIBRARIES = (
 
 _UDHCPC_SCRIPT = Path(__file__).parent / "files/udhcpc_config.script"
 
-PACKAGES = (*PROGRAMS, *_LIBRARIES)
+PACKAGES = (
+    *(*PROGRAMS, *_LIBRARIES),
+    *(package for programs in RUNTIMES.values() for package in programs),
+    *(package for packages in _RUNTIME_LIBRARIES.values() for package in packages),
+)
+"""All that any base is made of."""
 
 _LINKS = {
     "sbin/mkfs.ext4": "mke2fs",
@@ -112,18 +127,27 @@ _CONTAINER_DIRECTORIES = (
 )
 
 
-def build(cache: PackageCache, architecture: Architecture, *, usr_merged: bool = False) -> Tree:
+def build(
+    cache: PackageCache,
+    architecture: Architecture,
+    *,
+    runtime: str = "runc",
+    usr_merged: bool = False,
+) -> Tree:
     """Return the default base root file system.
 
     Parameters:
         cache: where packages come from.
         architecture: of the machine that runs it.
+        runtime: which container runtime: runc or crun.
         usr_merged: whether /bin, /sbin and /lib are links into /usr, as in new distributions.
 
     Raises:
         BuildError: a package lacks a program, or none has a library that a program needs.
     """
-    folders = dict(zip(sorted(PACKAGES), cache.unpack(PACKAGES), strict=True))
+    with_runtime = PROGRAMS | RUNTIMES[runtime]
+    packages = sorted((*with_runtime, *_LIBRARIES, *_RUNTIME_LIBRARIES[runtime]))
+    folders = dict(zip(packages, cache.unpack(packages), strict=True))
     tree = Tree()
     for path in _MERGED if usr_merged else ():
         tree.put(f"usr/{path}", directory())
@@ -132,7 +156,7 @@ def build(cache: PackageCache, architecture: Architecture, *, usr_merged: bool =
         tree.put(path, directory(mode))
     _add_applets(tree, folders["busybox-static"] / "bin/busybox", architecture)
     programs = []
-    for package, paths in PROGRAMS.items():
+    for package, paths in with_runtime.items():
         for path in paths:
             program = folders[package] / path
             if not program.is_file():

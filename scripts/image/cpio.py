@@ -118,7 +118,8 @@ class _Reader:
         self._skip(-size % 4)
         device = (rmajor, rminor)
         key = (major << 32 | minor, inode)
-        return self._member(name, mode_for_root(mode, uid, gid), links, key, device, offset, size)
+        mode = self._mode(name, mode, uid, gid)
+        return self._member(name, mode, links, key, device, offset, size)
 
     def _odc(self) -> bool:
         values = self._numbers(_ODC_WIDTHS, 8)
@@ -126,8 +127,14 @@ class _Reader:
         name = self._name(length)
         offset = self._skip(size)
         node_device = (rdevice >> 8, rdevice & 0xFF)
-        mode = mode_for_root(mode, uid, gid)
+        mode = self._mode(name, mode, uid, gid)
         return self._member(name, mode, links, (device, inode), node_device, offset, size)
+
+    def _mode(self, name: str, mode: int, uid: int, gid: int) -> int:
+        changed = mode_for_root(mode, uid, gid)
+        if changed != mode and not stat.S_ISDIR(mode):
+            self.tree.stripped.append(member_path(name))
+        return changed
 
     def _member(
         self,

@@ -93,6 +93,8 @@ def _add(tree: Tree, path: Path, archive: tarfile.TarFile, info: tarfile.TarInfo
         tree.link(name, member_path(info.linkname))
         return
     mode = mode_for_root(stat.S_IMODE(info.mode), info.uid, info.gid)
+    if mode != stat.S_IMODE(info.mode) and not info.isdir():
+        tree.stripped.append(name)
     if info.isreg():
         node = Node(stat.S_IFREG | mode)
         if info.issparse():

@@ -130,6 +130,8 @@ class Tree:
     """Paths (relative, `/`-separated) to nodes. The root directory is the path ``""``."""
 
     nodes: dict[str, Node] = field(default_factory=lambda: {"": directory()})
+    stripped: list[str] = field(default_factory=list)
+    """Files whose set-id bits were dropped when they were read (see `mode_for_root`)."""
 
     def __contains__(self, path: str) -> bool:
         return path in self.nodes

@@ -23,6 +23,7 @@ from gcs.runtime.runc import Runc
 from gcs.transport import UnixTransport
 from tests.support.pods import SANDBOX_ID, SKIP_NETWORK, TYPE
 from tests.support.rootfs import oci_process, specification
+from tests.support.runtimes import RUNTIME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,7 +137,7 @@ class Machine:
             transport=UnixTransport(self._prefix),
             publish=self.notifications.put_nowait,
             children=self.children,
-            runtime=Runc(self.children, **runc),
+            runtime=Runc(self.children, **{"program": RUNTIME, **runc}),
         )
 
     async def close(self) -> None:

@@ -486,6 +486,8 @@ class TestBase:
         (root / "usr/bin/owned").write_text("set-uid of somebody else\n")
         os.chown(root / "usr/bin/owned", 1000, 1000)
         (root / "usr/bin/owned").chmod(0o4755)
+        (root / "usr/bin/runc").write_text("stands for one\n")
+        (root / "usr/bin/runc").chmod(0o755)
         return root
 
     def test_every_kind_of_archive_gives_the_same_image(

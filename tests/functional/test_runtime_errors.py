@@ -22,6 +22,7 @@ from gcs.protocol.hresult import HResult
 from gcs.protocol.requests import UVM_ID, ContainerSettings, PropertyQuery
 from tests.functional.runtime_support import Machine
 from tests.support.leaks import footprint
+from tests.support.runtimes import RUNTIME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -57,11 +58,11 @@ async def machine(new_machine: NewMachine) -> Machine:
 
 @pytest.fixture
 def fake_runc(tmp_path: Path) -> Callable[[str], str]:
-    """Writes a script that is run as if it were runc; `runc` in it is the real one."""
+    """Writes a script that is run as if it were the runtime; `$runtime` is the real one."""
 
     def write(script: str) -> str:
-        path = tmp_path / "fake-runc"
-        path.write_text(f"#!/bin/sh\n{script}\n")
+        path = tmp_path / f"fake-{RUNTIME}"
+        path.write_text(f"#!/bin/sh\nruntime={RUNTIME}\n{script}\n")
         path.chmod(0o755)
         return os.fspath(path)
 
@@ -209,7 +210,7 @@ async def test_everything_is_refused_while_a_container_is_created(
 ) -> None:
     os.mkfifo(tmp_path / "gate")
     gate = shlex.quote(os.fspath(tmp_path / "gate"))
-    script = f'case "$*" in *" create "*) read x <{gate};; esac; exec runc "$@"'
+    script = f'case "$*" in *" create "*) read x <{gate};; esac; exec $runtime "$@"'
     machine = new_machine(program=fake_runc(script))
     container_id = machine.new_id()
     creating = asyncio.create_task(machine.create("true", container_id=container_id))
@@ -313,7 +314,7 @@ async def test_exec_without_a_listener(machine: Machine) -> None:
         ({"args": "true"}, HResult.INVALID_JSON, "args"),
         ({"args": ["true", "\0"], "cwd": "/"}, HResult.INVALID_ARGUMENT, "NUL"),
         ({"args": [], "cwd": "/"}, HResult.FAIL, "args"),
-        ({}, HResult.FAIL, "runc exec"),
+        ({}, HResult.FAIL, "no args"),
         ({"args": ["no-such-program"], "cwd": "/"}, HResult.FAIL, "no-such-program"),
         (
             {"args": ["no-such-program"], "cwd": "/", "terminal": True},
@@ -367,7 +368,7 @@ async def test_runtime_that_does_not_exist(new_machine: NewMachine) -> None:
 async def test_runtime_that_hangs_is_killed(
     new_machine: NewMachine, fake_runc: Callable[[str], str]
 ) -> None:
-    script = 'case "$*" in *" create "*) sleep 1000;; *) exec runc "$@";; esac'
+    script = 'case "$*" in *" create "*) sleep 1000;; *) exec $runtime "$@";; esac'
     machine = new_machine(program=fake_runc(script), time_limit=0.3)
     error = await refused(machine, machine.specification("true"))
     assert "not done after 0.3 s" in error.message
@@ -426,7 +427,7 @@ async def test_errors_of_one_call_are_not_reported_by_another(
     new_machine: NewMachine, fake_runc: Callable[[str], str]
 ) -> None:
     # Fails the same way twice, but the second time with nothing in its log.
-    script = 'case "$*" in *" exec "*silent) exit 5;; *) exec runc "$@";; esac'
+    script = 'case "$*" in *" exec "*silent) exit 5;; *) exec $runtime "$@";; esac'
     machine = new_machine(program=fake_runc(script))
     container = await machine.create("sleep", "1000", container_id=machine.new_id() + "silent")
     await machine.start(container)
@@ -437,7 +438,7 @@ async def test_errors_of_one_call_are_not_reported_by_another(
 async def test_delete_that_fails_forgets_the_container(
     new_machine: NewMachine, fake_runc: Callable[[str], str]
 ) -> None:
-    script = 'case "$*" in *" delete "*) echo broken >&2; exit 1;; *) exec runc "$@";; esac'
+    script = 'case "$*" in *" delete "*) echo broken >&2; exit 1;; *) exec $runtime "$@";; esac'
     machine = new_machine(program=fake_runc(script))
     container = await machine.create("sleep", "1000")
     await machine.start(container)
@@ -446,5 +447,5 @@ async def test_delete_that_fails_forgets_the_container(
     assert machine.notifications.get_nowait().type == "ForcedExit"
     with pytest.raises(SystemNotFoundError):
         await machine.host.delete_container_state(container)
-    tidy = ["runc", "delete", "--force", container]
+    tidy = [RUNTIME, "delete", "--force", container]
     assert (await asyncio.to_thread(subprocess.run, tidy, check=True)).returncode == 0

@@ -31,6 +31,7 @@ from tests.support.leaks import footprint
 from tests.support.loop_disks import process_in, run
 from tests.support.pods import LCOW, SANDBOX_ID, TYPE, VIRTUAL_POD, guest, recorded_creates
 from tests.support.rootfs import build_rootfs, specification
+from tests.support.runtimes import RUNTIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,7 @@ class Machine:
         return await asyncio.to_thread(self._run, plan)
 
     def _run(self, plan: ContainerPlan) -> str:
-        command = ["runc", "--root", f"{self.directory}/runc", "run", "--no-pivot"]
+        command = [RUNTIME, "--root", f"{self.directory}/runtime", "run", "--no-pivot"]
         done = subprocess.run(
             [*command, "-b", plan.bundle, plan.identity.container_id],
             stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ from gcs.protocol.hresult import HResult
 from gcs.protocol.requests import UVM_ID
 from tests.functional.runtime_support import Machine
 from tests.support.leaks import footprint
+from tests.support.runtimes import RUNTIME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,9 +96,9 @@ async def test_refused_for_a_container(machine: Machine) -> None:
     await machine.start(container)
     with pytest.raises(GcsError, match='"SCSIDevice" is not supported for containers'):
         await machine.modify(container, "SCSIDevice", {"Lun": 1}, "Remove")
-    with pytest.raises(GcsError, match="runc update"):
+    with pytest.raises(GcsError, match=f"{RUNTIME} update"):
         await machine.modify(container, "ContainerConstraints", {"Linux": {"memory": {"limit": 1}}})
-    with pytest.raises(GcsError, match="runc update"):
+    with pytest.raises(GcsError, match=f"{RUNTIME} update"):
         await machine.modify(
             container, "ContainerConstraints", {"Linux": {"memory": {"limit": "much"}}}
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from gcs.protocol.frame import HEADER_SIZE, MAX_TO_HOST, MessageType, decode_header, encode_frame
 from gcs.protocol.logs import LogEntry, decode_json
 from tests.support.as_in_the_image import MARK, Command, agent_command
+from tests.support.runtimes import AGENT_ARGUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -292,6 +293,7 @@ async def start_agent(*arguments: str, program: Sequence[str] = (), **options: A
     process = await asyncio.create_subprocess_exec(
         *command.program,
         *arguments,
+        *AGENT_ARGUMENTS,
         **{
             "stdin": asyncio.subprocess.DEVNULL,
             "stdout": asyncio.subprocess.DEVNULL,

@@ -65,7 +65,7 @@ def _cgroups() -> list[str]:
 
 def _runtime_files() -> list[str]:
     paths = []
-    for directory in ("/run/runc", "/run/gcsrunc"):
+    for directory in ("/run/runc", "/run/crun", "/run/gcsrunc"):
         if os.path.isdir(directory):
             paths += [f"{directory}/{name}" for name in os.listdir(directory)]
     return paths

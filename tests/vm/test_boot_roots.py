@@ -1,4 +1,7 @@
-"""The image boots from a disk, checked or not; from the initrd it does in all other tests."""
+"""The image boots from disks, checked or not, and over bases that are not ours.
+
+From the initrd, over our own base, it boots in all other tests.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.functional.test_image_disks import build
+from tests.support.foreign_bases import busybox_and_musl, distribution
 from tests.vm.conftest import KeptVm, Uvm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -81,3 +86,25 @@ def test_a_disk_that_was_changed_does_not_boot(uvm: Uvm, disks: Path, tmp_path: 
     assert done.returncode == 125
     assert "verity" in done.stderr.decode()
     assert "root: mounting /dev/dm-0 (ext4) on /root: I/O error" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("make_base", [distribution, busybox_and_musl])
+def test_over_a_base_of_another_kind(
+    uvm: Uvm, image: Path, tmp_path: Path, make_base: Callable[[Path], None]
+) -> None:
+    make_base(tmp_path / "base.tar")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("delta.tar.gz", "modules.cpio", "vmlinux", "busybox.tar"):
+        (out / name).symlink_to(image / name)
+    done = build(tmp_path, "initrd", "qemu", BASE=str(tmp_path / "base.tar"))
+    assert done.returncode == 0, done.stderr
+    with booted(uvm, "--image-dir", out) as vm:
+        if make_base is distribution:
+            script = 'echo "$BASH_VERSION"; [ -L /bin ] && grep ^ID= /etc/os-release'
+            lines = vm.exec("/bin/sh", "-c", script).stdout.decode().splitlines()
+            assert lines[0].startswith("5.")
+            assert lines[1] == "ID=debian"
+        else:
+            assert vm.exec("/bin/speak").stdout == b"from musl\n"
+        run_a_container(vm)

@@ -26,6 +26,18 @@ from gcs.runtime.runtime_errors import runtime_error
         ),
         ("container still running", HResult.INVALID_STATE),
         ("container not running", HResult.SYSTEM_ALREADY_STOPPED),
+        (
+            "error opening file `/run/crun/x/status`: No such file or directory",
+            HResult.SYSTEM_NOT_FOUND,
+        ),
+        ("the container `x` is not in `created` or `stopped` state", HResult.INVALID_STATE),
+        (
+            "cannot open `/run/crun/x/exec.fifo`: No such file or directory",
+            HResult.INVALID_STATE,
+        ),
+        ("the container `x` is not running", HResult.SYSTEM_ALREADY_STOPPED),
+        ("kill container: No such process", HResult.SYSTEM_ALREADY_STOPPED),
+        ("open executable: No such file or directory", HResult.FAIL),
         ("unable to start container process: no such file", HResult.FAIL),
     ],
 )
