@@ -288,7 +288,7 @@ class Container:
             await self._thaw_to_die()
 
     async def shutdown(self, *, graceful: bool) -> None:
-        """Send SIGTERM or SIGKILL to the init by way of the runtime, which thaws it if need be.
+        """Send SIGTERM or SIGKILL to the init by way of the runtime; SIGKILL ends a pause.
 
         Raises:
             SystemAlreadyStoppedError: The container has ended.
@@ -297,6 +297,10 @@ class Container:
         self._require_alive()
         number = signals.SIGTERM if graceful else signals.SIGKILL
         self._log("Kill")
+        if not graceful and self.status is Status.PAUSED:
+            # Of the runtimes runc thaws what it kills, crun does not.
+            await self.signal(self.init.pid, number)
+            return
         with self._notice.caused_by(number):
             await self._runtime.kill(self.id, number)
         if not graceful:

@@ -13,6 +13,7 @@ import msgspec
 from gcs.cgroup.limits import total_memory
 from gcs.protocol.errors import GcsError, InvalidJsonError
 from gcs.runtime.children import NULL
+from gcs.runtime.crun import adapt_bundle, adapt_resources
 from gcs.runtime.limits import LinuxResources
 from gcs.runtime.oci import RuntimeProcess
 from gcs.runtime.operation import Operation
@@ -52,6 +53,7 @@ class Runc:
 
     __slots__ = (
         "_children",
+        "_is_crun",
         "_making",
         "_managing",
         "_name",
@@ -75,7 +77,8 @@ class Runc:
         self._program = program or find_runtime()
         self._name = os.path.basename(self._program)
         self._state_directory = state_directory
-        self._root = root or f"/run/{'crun' if 'crun' in self._name else 'runc'}"
+        self._is_crun = "crun" in self._name
+        self._root = root or f"/run/{'crun' if self._is_crun else 'runc'}"
         self._time_limit = time_limit
         if at_once is None:
             at_once = calls_at_once(total_memory())
@@ -86,6 +89,8 @@ class Runc:
         self, container_id: str, bundle: str, descriptors: ChildDescriptors | None
     ) -> RuntimeProcess:
         """See OciRuntime.create."""
+        if self._is_crun:
+            await in_thread(adapt_bundle, bundle)
         with Operation(self._state_directory) as operation:
             command = ["create", "-b", bundle, "--no-pivot"]
             return await self._make_process(operation, command, container_id, descriptors)
@@ -142,6 +147,8 @@ class Runc:
             msgspec.convert(resources, LinuxResources)
         except msgspec.ValidationError as error:
             raise InvalidJsonError(f"{self._name} update: resources: {error}") from error
+        if self._is_crun:
+            resources = adapt_resources(resources)
         document = msgspec.json.encode(resources)
         await self._call("update", "--resources", "-", container_id, stdin=document)
 

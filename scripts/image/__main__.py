@@ -198,10 +198,12 @@ class Steps:
     def qemu(self) -> None:
         """Make initrd-qemu.img: the initrd and the modules, uncompressed, one behind the other."""
         with archive.replacing(self._out / "initrd-qemu.img") as out:
-            own = () if self._options.kmod else (self._out / "modules.cpio",)
-            for part in (self._build / "initrd.cpio", *own):
-                with part.open("rb") as source:
-                    shutil.copyfileobj(source, out, 1 << 20)
+            with (self._build / "initrd.cpio").open("rb") as source:
+                shutil.copyfileobj(source, out, 1 << 20)
+            if not self._options.kmod:
+                modules = cpio.read(self._out / "modules.cpio")
+                initrd = cpio.read(self._build / "initrd.cpio")
+                cpio.write(initrd.relocate(modules), out, self._options.epoch)
 
     def busybox(self) -> None:
         """Make busybox.tar, the root file system of a container when the user names none."""

@@ -183,6 +183,16 @@ class Tree:
         for path, node in other:
             self.put(path, node)
 
+    def relocate(self, other: Tree) -> Tree:
+        """Return another tree with its files where symbolic links of this one lead to.
+
+        Unpacked over this one, its directories would replace such links.
+        """
+        moved = Tree()
+        for path, node in other:
+            moved.nodes[self.resolve(path)] = node
+        return moved
+
     def share_equal_files(self) -> None:
         """Make hard links of regular files with the same content and mode.
 

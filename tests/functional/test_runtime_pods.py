@@ -21,6 +21,7 @@ from gcs.linux.mountinfo import read_mounts
 from gcs.protocol.errors import GcsError
 from gcs.protocol.oci import read_specification
 from gcs.runtime.bundle import remove_tree
+from gcs.runtime.crun import adapt_bundle
 from gcs.runtime.pods.network_files import Dns
 from gcs.runtime.pods.pipeline import edit_specification
 from gcs.runtime.pods.plan import ContainerPlan, plan_container
@@ -101,6 +102,8 @@ class Machine:
         return await asyncio.to_thread(self._run, plan)
 
     def _run(self, plan: ContainerPlan) -> str:
+        if RUNTIME == "crun":
+            adapt_bundle(plan.bundle)
         command = [RUNTIME, "--root", f"{self.directory}/runtime", "run", "--no-pivot"]
         done = subprocess.run(
             [*command, "-b", plan.bundle, plan.identity.container_id],

@@ -30,7 +30,14 @@ def distribution(target: Path) -> None:
     listed = subprocess.run(
         ["dpkg", "-L", *_PACKAGES], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    tops = [path for path in ("/bin", "/lib", "/lib64", "/sbin", "/usr") if os.path.lexists(path)]
+    tops = [
+        path
+        for path in (
+            *("/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/sbin"),
+            *("/bin", "/lib", "/lib64", "/sbin"),
+        )
+        if os.path.lexists(path)
+    ]
     # bash is what /bin/sh of a small distribution may be.
     names = dict.fromkeys(
         path[1:]

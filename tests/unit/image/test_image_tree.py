@@ -104,3 +104,14 @@ def test_set_id_bits_survive_for_root_only() -> None:
     assert mode_for_root(setuid, 0, 0) == setuid
     assert mode_for_root(setuid, 1000, 1000) == 0o755
     assert mode_for_root(setuid, 0, 1000) == stat.S_ISUID | 0o755
+
+
+def test_a_tree_is_moved_to_where_links_lead() -> None:
+    base, modules = Tree(), Tree()
+    base.put("usr/lib", directory())
+    base.put("lib", symlink("usr/lib"))
+    modules.put("lib/modules/6.1/one.ko", regular(b"1"))
+    moved = base.relocate(modules)
+    assert moved.nodes["usr/lib/modules/6.1/one.ko"].read() == b"1"
+    assert "lib" not in moved
+    assert Tree().relocate(modules).nodes.keys() == modules.nodes.keys()
