@@ -95,6 +95,7 @@ def test_the_agent_has_the_flags_and_defaults_of_the_reference() -> None:
     values, _ = parse(FLAGS, [])
     transport = values.pop("transport")
     assert transport == "vsock"
+    assert values.pop("runtime") == ""
     assert values.pop("reconnect-hold-ms") == 10_000
     assert values == {
         "loglevel": "debug",
