@@ -15,6 +15,20 @@ def total_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def available_memory() -> int:
+    """Return how much memory of the VM could be had without pushing anything out, in bytes.
+
+    Raises:
+        OSError: There is no /proc.
+    """
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return int(value.removesuffix(" kB\n")) << 10
+    raise OSError("/proc/meminfo does not tell what is available")
+
+
 def pods_memory_limit(total: int, reserve: int) -> int:
     """Return the limit of ``/pods``, in bytes.
 

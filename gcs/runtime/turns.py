@@ -11,16 +11,23 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from gcs.cgroup.limits import available_memory
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 #: Memory of the VM, in bytes, for each call that may run.
 MEMORY_OF_CALL: Final = 192 << 20
 #: Calls that may run however little memory there is.
 FEWEST: Final = 2
-#: Seconds after which a call counts no more: it has its memory, and waits for something, such as a
-#: hook of the container that only ends after another call.
+#: Seconds after which a call may count no more: it has its memory, and may wait for something, such
+#: as a hook of the container that only ends after another call.  In a VM whose processors are busy
+#: a call takes that long, too, and there this must not let all the others start: see `ROOM`.
 LONGEST_TURN: Final = 10.0
+#: Memory of the VM, in bytes, that has to be available for one more call than there are turns.
+ROOM: Final = 128 << 20
+#: Seconds from one such call to the next: it takes its memory meanwhile.
+PACE: Final = 1.0
 
 
 def calls_at_once(memory: int) -> int:
@@ -28,19 +35,37 @@ def calls_at_once(memory: int) -> int:
     return max(FEWEST, memory // MEMORY_OF_CALL)
 
 
+def has_room() -> bool:
+    """Return whether the VM has memory for one more call than there are turns."""
+    return available_memory() >= ROOM
+
+
 class Turns:
     """Turns to be taken, in the order of asking.
 
     Args:
         count: How many there are at once.
-        longest: Seconds after which a turn is over for those who wait, though not for its owner.
+        longest: Seconds after which a turn is over for those who wait, though not for its owner,
+            provided that there is room.
+        room: Whether there is, for one more.
+        pace: Seconds from one turn that is over to the next, and after which to look again.
     """
 
-    __slots__ = ("_longest", "_semaphore")
+    __slots__ = ("_longest", "_next", "_pace", "_room", "_semaphore")
 
-    def __init__(self, count: int, *, longest: float = LONGEST_TURN) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        longest: float = LONGEST_TURN,
+        room: Callable[[], bool] = has_room,
+        pace: float = PACE,
+    ) -> None:
         self._semaphore = asyncio.Semaphore(count)
         self._longest = longest
+        self._room = room
+        self._pace = pace
+        self._next = 0.0
 
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
@@ -48,9 +73,27 @@ class Turns:
         await self._semaphore.acquire()
         over = contextlib.ExitStack()
         over.callback(self._semaphore.release)
-        timer = asyncio.get_running_loop().call_later(self._longest, over.close)
+        watch = asyncio.create_task(self._give_up(over))
         try:
             yield
         finally:
-            timer.cancel()
+            watch.cancel()
             over.close()  # does nothing the second time
+
+    async def _give_up(self, over: contextlib.ExitStack) -> None:
+        """Let the next one have the turn of a call that takes too long."""
+        delay = self._longest
+        while True:
+            await asyncio.sleep(delay)
+            if self._may_grow():
+                over.close()
+                return
+            delay = self._pace
+
+    def _may_grow(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        # While nobody waits there is no hurry.
+        if now < self._next or not self._semaphore.locked() or not self._room():
+            return False
+        self._next = now + self._pace
+        return True

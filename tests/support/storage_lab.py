@@ -37,7 +37,8 @@ true
 #: What the agent itself holds: memory in KiB, threads, descriptors, and all children there are.
 AGENT = r"""
 for d in /proc/[0-9]*; do
-  case $(tr '\0' ' ' < $d/cmdline 2>/dev/null) in /bin/gcs\ *) agent=$d ;; esac
+  [ $d = /proc/$$ ] && continue
+  case $(tr '\0' ' ' < $d/cmdline 2>/dev/null) in */bin/gcs*) agent=$d ;; esac
 done
 sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' $agent/smaps_rollup
 ls $agent/task | wc -l

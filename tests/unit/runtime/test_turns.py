@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from gcs.runtime.turns import Turns, calls_at_once
+from gcs.cgroup.limits import available_memory, total_memory
+from gcs.runtime.turns import ROOM, Turns, calls_at_once, has_room
 
 GIB = 1 << 30
 
@@ -51,7 +52,7 @@ async def test_no_more_than_there_are_and_in_order() -> None:
 
 
 async def test_who_waits_is_not_held_up_for_ever() -> None:
-    turns = Turns(1, longest=0.01)
+    turns = Turns(1, longest=0.01, room=lambda: True)
     async with turns.taken(), turns.taken():
         pass
     # Each turn was given back once only.
@@ -64,7 +65,7 @@ async def test_who_waits_is_not_held_up_for_ever() -> None:
 
 
 async def test_a_turn_that_was_given_up_is_not_given_back_again() -> None:
-    turns = Turns(1, longest=0.01)
+    turns = Turns(1, longest=0.01, room=lambda: True)
     async with turns.taken(), turns.taken():
         pass
     order: list[str] = []
@@ -82,3 +83,56 @@ async def test_a_turn_that_was_given_up_is_not_given_back_again() -> None:
     end.set()
     await asyncio.wait(tasks)
     assert order == ["a", "b"]
+
+
+async def test_slow_calls_let_others_start_only_while_there_is_memory() -> None:
+    """On busy processors every call takes long, and all of them at once take all the memory."""
+    rooms = [False, False, True]
+    turns = Turns(2, longest=0.01, pace=0.001, room=lambda: bool(rooms) and rooms.pop(0))
+    running: list[int] = []
+    end = asyncio.Event()
+    third = asyncio.Event()
+
+    async def call(number: int) -> None:
+        async with turns.taken():
+            running.append(number)
+            if number == 2:
+                third.set()
+            await end.wait()
+
+    tasks = [asyncio.create_task(call(number)) for number in range(9)]
+    await third.wait()
+    assert rooms == []
+    # There was room for one.
+    await asyncio.sleep(0.05)
+    assert running == [0, 1, 2]
+    end.set()
+    await asyncio.wait(tasks)
+    assert running == list(range(9))
+
+
+async def test_turns_are_given_up_one_after_another() -> None:
+    turns = Turns(3, longest=0.01, pace=3600, room=lambda: True)
+    running: list[int] = []
+    fourth = asyncio.Event()
+    end = asyncio.Event()
+
+    async def call(number: int) -> None:
+        async with turns.taken():
+            running.append(number)
+            if number == 3:
+                fourth.set()
+            await end.wait()
+
+    tasks = [asyncio.create_task(call(number)) for number in range(9)]
+    await fourth.wait()
+    await asyncio.sleep(0.05)
+    assert running == [0, 1, 2, 3]
+    end.set()
+    await asyncio.wait(tasks)
+
+
+def test_room_is_what_the_kernel_calls_available() -> None:
+    available = available_memory()
+    assert 0 < available < total_memory()
+    assert has_room() is (available >= ROOM)
