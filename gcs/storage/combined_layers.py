@@ -11,7 +11,7 @@ from gcs.linux.mount import MS_BIND
 from gcs.protocol.errors import GcsError, error_text
 from gcs.protocol.settings import CombinedLayers
 from gcs.protocol.trace import span
-from gcs.storage.combined_roots import CombinedRoot, CombinedRoots
+from gcs.storage.combined_roots import CombinedRoots, combined_root
 from gcs.storage.driver import PathLocks, ResourceDriver, in_thread
 from gcs.storage.mounts import (
     KernelMounts,
@@ -102,7 +102,7 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
             except OSError as error:
                 text = f"combine {len(layers)} layers at {root}: {error_text(error)}"
                 raise GcsError(text) from error
-            self._roots.mounted[root] = CombinedRoot(settings, tuple(layers), scratch)
+            self._roots.mounted[root] = combined_root(settings, layers, scratch)
             undo.pop_all()
 
     def _mount(self, root: str, layers: list[str], scratch: str, undo: ExitStack) -> None:
@@ -136,9 +136,11 @@ class CombinedLayersDriver(ResourceDriver[CombinedLayers]):
 
     def _require_unused(self, scratch: str, root: str) -> None:
         """Raise GcsError when another root writes to the scratch: the kernel would not notice."""
-        for other, combined in self._roots.others(self._system, root):
-            if combined.scratch == scratch:
-                raise GcsError(f"ScratchPath {scratch} is in use by the root file system {other}")
+        other = self._roots.find(
+            self._system, lambda other, combined: other != root and combined.scratch == scratch
+        )
+        if other is not None:
+            raise GcsError(f"ScratchPath {scratch} is in use by the root file system {other}")
 
 
 def bundle_is_mounted(container_root_path: str, scratch_path: str) -> bool:

@@ -16,7 +16,7 @@ from gcs.storage.mounts import is_mounted
 from gcs.storage.paths import is_inside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Sequence
 
     from gcs.protocol.settings import CombinedLayers
     from gcs.storage.mounts import MountSystem
@@ -26,15 +26,20 @@ class CombinedRoot(msgspec.Struct, frozen=True):
     """A root file system that is mounted."""
 
     settings: CombinedLayers
-    layers: tuple[str, ...]
-    """Checked paths of the layers."""
     scratch: str
     """Checked scratch path; "" for a read-only root."""
+    places: tuple[str, ...]
+    """Where the layers and the scratch are, free of symbolic links."""
 
     def uses(self, path: str) -> bool:
         """Whether a layer, or the scratch, is at a path or below it."""
-        places = filter(None, (*self.layers, self.scratch))
-        return any(is_inside(os.path.realpath(place), path) for place in places)
+        return any(is_inside(place, path) for place in self.places)
+
+
+def combined_root(settings: CombinedLayers, layers: Sequence[str], scratch: str) -> CombinedRoot:
+    """Return what to remember of a root file system, while its layers are there."""
+    places = [os.path.realpath(place) for place in (*layers, scratch) if place]
+    return CombinedRoot(settings, scratch, tuple(places))
 
 
 class CombinedRoots:
@@ -45,11 +50,13 @@ class CombinedRoots:
         #: Root path, free of symbolic links → what is mounted there.
         self.mounted: dict[str, CombinedRoot] = {}
 
-    def others(self, system: MountSystem, root: str) -> Iterator[tuple[str, CombinedRoot]]:
-        """The other root file systems that are still mounted."""
-        for other, combined in list(self.mounted.items()):
-            if other != root and is_mounted(system, other):
-                yield other, combined
+    def find(self, system: MountSystem, matches: Callable[[str, CombinedRoot], bool]) -> str | None:
+        """A root file system that matches and is still mounted, or ``None``."""
+        for root, combined in list(self.mounted.items()):
+            # To look at the mounts takes long where there are many: only where it matters.
+            if matches(root, combined) and is_mounted(system, root):
+                return root
+        return None
 
     def require_unused(self, system: MountSystem, path: str, what: str) -> None:
         """Raise GcsError when a root file system is made of what is mounted at a path.
@@ -57,9 +64,8 @@ class CombinedRoots:
         path: free of symbolic links.
         what: is mounted there, for the message.
         """
-        for root, combined in self.others(system, path):
-            if combined.uses(path):
-                raise GcsError(
-                    f"unmount {path} ({what}): in use by the root file system {root}; "
-                    "remove that first"
-                )
+        root = self.find(system, lambda root, combined: root != path and combined.uses(path))
+        if root is not None:
+            raise GcsError(
+                f"unmount {path} ({what}): in use by the root file system {root}; remove that first"
+            )

@@ -165,6 +165,26 @@ async def test_one_scratch_is_for_one_root(guest: Guest) -> None:
     await guest.driver.add(guest.settings(scratch, root=other))
 
 
+async def test_the_mounts_are_looked_at_as_often_with_many_roots_as_with_one(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    original = guest.mounts.mounts_under
+
+    def look(path: str) -> list[str]:
+        looks.append(path)
+        return original(path)
+
+    monkeypatch.setattr(guest.mounts, "mounts_under", look)
+    counts = []
+    for number in range(5):
+        looks.clear()
+        root = f"{guest.directory}/c{number}/rootfs"
+        await guest.driver.add(guest.settings(f"{guest.directory}/s{number}", root))
+        counts.append(len(looks))
+    assert set(counts) == {counts[0]}
+
+
 async def test_remove_leaves_what_was_written(guest: Guest) -> None:
     scratch = f"{guest.bundle}/scratch/abc"
     await guest.driver.add(guest.settings(scratch))
