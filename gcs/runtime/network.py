@@ -239,13 +239,13 @@ class NetworkDriver(ResourceDriver[NetworkAdapter]):
 
         check_adapter(settings)
         namespace = self._namespaces.make(settings.namespace_id)
-        where = namespace.namespace_id[:_SHOWN]
-        with self._namespaces.using(namespace), span("namespace::AddAdapter", namespace=where):
+        where, name = namespace.namespace_id[:_SHOWN], settings.id[:_SHOWN]
+        adding = span("namespace::AddAdapter", namespace=where, adapter=name)
+        with self._namespaces.using(namespace), adding:
             async with namespace.lock:
                 if namespace.find(settings.id) is not None:
                     raise GcsError(
-                        f"network adapter {settings.id[:_SHOWN]} was added to network namespace "
-                        f"{where} already"
+                        f"network adapter {name} was added to network namespace {where} already"
                     )
                 if namespace.attachment is None:
                     self._network.expect_work()
@@ -268,14 +268,13 @@ class NetworkDriver(ResourceDriver[NetworkAdapter]):
         if namespace is None:
             logger.warning("network namespace %s is not known", settings.namespace_id[:_SHOWN])
             return
-        where = namespace.namespace_id
-        with self._namespaces.using(namespace), span("namespace::RemoveAdapter", namespace=where):
+        where, name = namespace.namespace_id[:_SHOWN], settings.id[:_SHOWN]
+        removing = span("namespace::RemoveAdapter", namespace=where, adapter=name)
+        with self._namespaces.using(namespace), removing:
             async with namespace.lock:
                 adapter = namespace.find(settings.id)
                 if adapter is None:
-                    logger.warning(
-                        "network namespace %s has no adapter %s", where, settings.id[:_SHOWN]
-                    )
+                    logger.warning("network namespace %s has no adapter %s", where, name)
                     return
                 namespace.adapters.remove(adapter)
                 await self._network.disconnect(namespace, [adapter])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gcs.protocol import trace
 from gcs.protocol.errors import GcsError, InvalidArgumentError, NotFoundError
 from gcs.protocol.requests import UVM_ID
 from gcs.protocol.settings import IPConfig, NetworkAdapter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcs.network.workers import Workers
+    from gcs.protocol.trace import Span
 
 SIGKILL = 9
 CAPABILITIES = {kind: ["CAP_NET_RAW"] for kind in ("bounding", "effective", "permitted")}
@@ -281,6 +283,33 @@ async def test_a_pod_that_died(machine: Machine, far: NetworkNamespace) -> None:
         await second.add()
     assert second.wire.is_near()
     await first.remove()
+
+
+async def test_operators_find_it_in_the_log(machine: Machine, far: NetworkNamespace) -> None:
+    """Spans of the names that the reference has (spec appendix C)."""
+    ended: list[Span] = []
+    namespace = new_namespace()
+    adapter = Adapter(machine, far, namespace, 1)
+    before = trace._export
+    trace.set_exporter(ended.append)
+    try:
+        await adapter.add()
+        await create_sandbox(machine, namespace)
+        await adapter.remove()
+    finally:
+        trace.set_exporter(before)
+    names = [span.name for span in ended]
+    wanted = [
+        "network::InstanceIDToName",
+        "namespace::AddAdapter",
+        "nicInNamespace::assignToPid",
+        "namespace::AssignContainerPid",
+        "namespace::RemoveAdapter",
+    ]
+    assert [name for name in names if name in wanted[1:]] == wanted[1:]
+    assert wanted[0] in names
+    added = next(span for span in ended if span.name == "namespace::AddAdapter")
+    assert added.attributes == {"namespace": namespace, "adapter": adapter.settings["ID"]}
 
 
 async def test_an_adapter_twice(machine: Machine, far: NetworkNamespace) -> None:
