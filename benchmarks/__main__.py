@@ -24,6 +24,7 @@ from benchmarks.measure import (
     streams,
 )
 from benchmarks.report import machine, table
+from benchmarks.shares import shared_directory
 from uvm.paths import image_directory, require_image_file
 from uvm.timings import Timings
 from uvm.utility_vm import RootDisks, UtilityVm
@@ -39,6 +40,7 @@ _MEASUREMENTS: Sequence[Measurement] = (
     container_lives,
     streams,
     combined_layers,
+    shared_directory,
 )
 _IMAGES = ("delta.tar.gz", "initrd.img", "rootfs.tar.gz")
 

@@ -56,6 +56,11 @@ def test_exit_codes_and_streams_of_processes_in_the_vm(vm: KeptVm) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (7, b"out\n", b"err\n")
 
 
+def test_a_vm_that_stays_has_all_the_controllers_of_a_real_host(vm: KeptVm) -> None:
+    script = "ls -d /sys/bus/virtio/drivers/virtio_scsi/virtio* | wc -l"
+    assert vm.exec("sh", "-c", script).stdout.strip() == b"4"
+
+
 def test_megabytes_through_a_process_in_the_vm(vm: KeptVm) -> None:
     data = os.urandom(3 << 20)
     result = vm.exec("cat", options=["-i"], stdin=data)

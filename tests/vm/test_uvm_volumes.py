@@ -1,0 +1,223 @@
+"""Directories of the host in containers: `-v`, and the library, with a real kernel's 9p."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gcs.protocol.requests import UVM_ID
+from uvm.boot import BootOptions, build_machine
+from uvm.spec import ContainerOptions, ProcessOptions, Volume
+from uvm.utility_vm import RootDisks, UtilityVm
+from uvm.vm.disks import layer_image, scratch_image
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.vm.conftest import KeptVm, Uvm
+
+BIG = 5 << 20
+PORT = 564
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    directory = tmp_path / "a share: odd"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def container(vm: KeptVm, share: Path, tmp_path: Path) -> Iterator[str]:
+    """A running container with the share at /data, and the directory above, read-only, at /up."""
+    options = ["--detach", "-v", f"{share}:/data", "-v", f"{tmp_path}:/data/inside/up:ro"]
+    result = vm.run("sleep", "1000", options=options)
+    assert result.returncode == 0, result.stderr.decode()
+    container_id = result.stdout.decode().strip()
+    yield container_id
+    vm.uvm("kill", "--name", vm.name, container_id, check=True)
+
+
+def run(vm: KeptVm, container: str, script: str) -> str:
+    result = vm.exec("sh", "-ec", script, options=["--container", container])
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode()
+
+
+def port(vm: KeptVm) -> Path:
+    return vm.uvm.runtime / "uvm" / vm.name / f"vsock_{PORT}"
+
+
+def test_files_of_the_host_in_a_container(
+    vm: KeptVm, container: str, share: Path, tmp_path: Path
+) -> None:
+    data = os.urandom(BIG)
+    (share / "big").write_bytes(data)
+    (share / "given").write_text("by the host\n")
+    assert port(vm).exists()
+    script = r"""
+    cd /data
+    cat given
+    sha256sum < big
+    cp big copy; sync; sha256sum < copy
+    echo line >> given
+    mkdir -p d/e; mv given d/e/moved; ln -s e/moved d/link; cat d/link
+    ln d/e/moved hard; stat -c %h hard
+    umask 077; echo x > private; chown 12:34 copy; chmod 4751 copy
+    touch -d @1000000000 private; stat -c '%a %Y' private
+    : > big; stat -c %s big
+    mkfifo pipe; (echo through > pipe &); cat pipe
+    mkdir gone; rmdir gone; rm pipe
+    cat "inside/up/outside"
+    touch inside/up/new 2>&1 || true
+    df -P /data | tail -n 1 | cut -d/ -f1-4
+    """
+    (tmp_path / "outside").write_text("read-only\n")
+    digest = hashlib.sha256(data).hexdigest()
+    lines = run(vm, container, script).splitlines()
+    expected = [
+        *("by the host", f"{digest}  -", f"{digest}  -", "by the host", "line", "2"),
+        *("600 1000000000", "0", "through", "read-only"),
+        "touch: inside/up/new: Read-only file system",
+    ]
+    assert lines[:-1] == expected
+    copy = (share / "copy").stat()
+    assert (copy.st_uid, copy.st_gid, stat.S_IMODE(copy.st_mode)) == (12, 34, 0o4751)
+    assert (share / "copy").read_bytes() == data
+    assert os.readlink(share / "d" / "link") == "e/moved"
+    assert (share / "d" / "e" / "moved").read_text() == "by the host\nline\n"
+    assert sorted(path.name for path in share.iterdir()) == [
+        *("big", "copy", "d", "hard", "inside", "private")
+    ]
+    assert not (tmp_path / "new").exists()
+    # What the host does is seen at once.
+    (share / "later").write_text("now")
+    assert run(vm, container, "cat /data/later; rm /data/later") == "now"
+    assert not (share / "later").exists()
+
+
+def test_two_thousand_files(vm: KeptVm, container: str, share: Path) -> None:
+    names = [f"file-{number}" for number in range(2000)]
+    for name in names:
+        (share / name).write_text("")
+    assert sorted(run(vm, container, "ls /data").split()) == sorted([*names, "inside"])
+    assert run(vm, container, "cd /data; rm file-1???; ls -U | wc -l").strip() == "1001"
+    assert len(os.listdir(share)) == 1001
+
+
+def test_locks(vm: KeptVm, container: str, share: Path) -> None:
+    """Of a process in the VM, since the containers' busybox has no tool for it."""
+    script = f"""
+import fcntl, os
+file = open("/run/gcs/c/{container}/mounts/m0/lock", "w")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("locked", flush=True)
+os.read(0, 1)
+fcntl.lockf(file, fcntl.LOCK_UN)
+print("unlocked", flush=True)
+os.read(0, 1)
+fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+    command = ["exec", "-i", vm.name, "--", "/usr/lib/gcs/bin/python3", "-c", script]
+    process = vm.uvm.spawn(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"locked\n"
+    with (share / "lock").open("r+") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(process.stdin.fileno(), b"x")
+        assert process.stdout.readline() == b"unlocked\n"
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Now the host's is in the way of the VM's.
+        os.write(process.stdin.fileno(), b"x")
+        assert process.wait(60) == 1
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_nothing_stays_of_a_container(vm: KeptVm, share: Path) -> None:
+    """The mounts in the guest and the port go with it."""
+    before = vm.exec("cat", "/proc/mounts").stdout
+    result = vm.run("sh", "-c", "echo $$ > /data/f; cd /data", options=["-v", f"{share}:/data"])
+    assert result.returncode == 0, result.stderr.decode()
+    assert (share / "f").read_text() == "1\n"
+    assert vm.exec("cat", "/proc/mounts").stdout == before
+    assert vm.exec("ls", "/run/gcs/c").stdout == b""
+    assert not port(vm).exists()
+
+
+def test_a_container_that_does_not_start_leaves_no_share(vm: KeptVm, share: Path) -> None:
+    result = vm.run("nosuchprogram", options=["-v", f"{share}:/data"])
+    assert result.returncode == 127
+    assert not port(vm).exists()
+    assert b" 9p " not in vm.exec("cat", "/proc/mounts").stdout
+
+
+@pytest.mark.parametrize(
+    ("volume", "text"),
+    [
+        ("/nonexistent/directory:/data", "the directory /nonexistent/directory does not exist"),
+        ("/etc/passwd:/data", "/etc/passwd is no directory"),
+        ("/tmp", "is not in the form HOSTDIR:/PATH"),
+        ("/tmp:/data:rx", "is not in the form HOSTDIR:/PATH"),
+    ],
+)
+def test_what_is_no_volume_is_said_before_the_boot(uvm: Uvm, volume: str, text: str) -> None:
+    result = uvm("run", "--verbose", "-v", volume, "--", "true")
+    assert result.returncode == 125
+    assert text in result.stderr.decode()
+    assert b"booting" not in result.stderr
+
+
+# --- the library ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def utility(image: Path) -> AsyncIterator[UtilityVm]:
+    machine, vsock = await build_machine(BootOptions(image_dir=str(image)), lambda _: None)
+    async with contextlib.AsyncExitStack() as undo:
+        directory = undo.enter_context(tempfile.TemporaryDirectory(prefix="uvm-"))
+        utility = UtilityVm(machine, Path(directory), vsock=vsock)
+        undo.push_async_callback(utility.stop)
+        await utility.boot()
+        yield utility
+
+
+async def test_a_server_that_is_gone_does_not_hold_the_agent_up(
+    utility: UtilityVm, image: Path, share: Path
+) -> None:
+    (share / "f").write_text("content")
+    layer = await layer_image(image / "busybox.tar")
+    scratch = await scratch_image(utility.directory / "scratch.ext4", 64)
+    container = await utility.prepare_container(RootDisks((layer,), scratch))
+    script = "cat /data/f; read line; cat /data/f; echo $?; cat /data/new; echo $?"
+    options = ContainerOptions(
+        ProcessOptions(("sh", "-c", script)), volumes=(Volume(str(share), "/data"),)
+    )
+    await container.create(options)
+    process = await container.start(stdin=True)
+    stdout = process.stdio.stdout
+    assert stdout is not None
+    stdout.setblocking(True)
+    assert stdout.recv(7) == b"content"
+    # Behind the agent's back.
+    await utility.guest.shares.close()
+    result = await process.communicate(b"\n")
+    assert result.stdout.split() == [b"1", b"1"]
+    assert b"/data/f" in result.stderr
+    await container.wait_exit()
+    await utility.remove_container(container)
+    mounts = await utility.guest.execute_in_vm(["cat", "/proc/mounts"])
+    assert b" 9p " not in (await mounts.communicate()).stdout
+    # The agent is as good as new.
+    assert (await utility.guest.client.get_properties(UVM_ID, "Statistics")) is not None
