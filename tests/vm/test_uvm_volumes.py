@@ -23,7 +23,7 @@ from uvm.utility_vm import RootDisks, UtilityVm
 from uvm.vm.disks import layer_image, scratch_image
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from tests.vm.conftest import KeptVm, Uvm
 
@@ -31,23 +31,27 @@ BIG = 5 << 20
 PORT = 564
 
 
-@pytest.fixture
-def share(tmp_path: Path) -> Path:
-    directory = tmp_path / "a share: odd"
-    directory.mkdir()
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that containers may only read, and below it one that they may write to."""
+    directory = tmp_path_factory.mktemp("place")
+    (directory / "a share: odd").mkdir()
+    (directory / "outside").write_text("read-only\n")
     return directory
 
 
-@pytest.fixture
-def container(vm: KeptVm, share: Path, tmp_path: Path) -> Iterator[str]:
-    """A running container with the share at /data, and the directory above, read-only, at /up."""
-    options = ["--detach", "-v", f"{share}:/data", "-v", f"{tmp_path}:/data/inside/up:ro"]
-    result = vm.run("sleep", "1000", options=options)
+@pytest.fixture(scope="module")
+def share(place: Path) -> Path:
+    return place / "a share: odd"
+
+
+@pytest.fixture(scope="module")
+def container(vm: KeptVm, place: Path, share: Path) -> str:
+    """A running container with the share at /data, and the directory above at /data/inside/up."""
+    options = ["--detach", "-v", f"{share}:/data", "-v", f"{place}:/data/inside/up:ro"]
+    result = vm.run("sleep", "100000", options=options)
     assert result.returncode == 0, result.stderr.decode()
-    container_id = result.stdout.decode().strip()
-    yield container_id
-    vm.uvm("kill", "--name", vm.name, container_id, check=True)
-    await_no_containers(vm)
+    return result.stdout.decode().strip()
 
 
 def run(vm: KeptVm, container: str, script: str) -> str:
@@ -61,7 +65,7 @@ def port(vm: KeptVm) -> Path:
 
 
 def test_files_of_the_host_in_a_container(
-    vm: KeptVm, container: str, share: Path, tmp_path: Path
+    vm: KeptVm, container: str, place: Path, share: Path
 ) -> None:
     data = os.urandom(BIG)
     (share / "big").write_bytes(data)
@@ -84,7 +88,6 @@ def test_files_of_the_host_in_a_container(
     touch inside/up/new 2>&1 || true
     df -P /data | tail -n 1 | cut -d/ -f1-4
     """
-    (tmp_path / "outside").write_text("read-only\n")
     digest = hashlib.sha256(data).hexdigest()
     lines = run(vm, container, script).splitlines()
     expected = [
@@ -101,20 +104,20 @@ def test_files_of_the_host_in_a_container(
     assert sorted(path.name for path in share.iterdir()) == [
         *("big", "copy", "d", "hard", "inside", "private")
     ]
-    assert not (tmp_path / "new").exists()
-    # What the host does is seen at once.
-    (share / "later").write_text("now")
-    assert run(vm, container, "cat /data/later; rm /data/later") == "now"
-    assert not (share / "later").exists()
+    assert not (place / "new").exists()
 
 
 def test_two_thousand_files(vm: KeptVm, container: str, share: Path) -> None:
+    """What the host does is seen at once, and the other way round."""
+    directory = share / "many"
+    directory.mkdir()
     names = [f"file-{number}" for number in range(2000)]
     for name in names:
-        (share / name).write_text("")
-    assert sorted(run(vm, container, "ls /data").split()) == sorted([*names, "inside"])
-    assert run(vm, container, "cd /data; rm file-19??; ls | wc -l").strip() == "1901"
-    assert len(os.listdir(share)) == 1901
+        (directory / name).write_text("")
+    listed = run(vm, container, "cd /data/many; ls; rm file-19??; ls | wc -l").split()
+    assert sorted(listed[:-1]) == sorted(names)
+    assert listed[-1] == "1900"
+    assert len(os.listdir(directory)) == 1900
 
 
 def test_locks(vm: KeptVm, container: str, share: Path) -> None:
@@ -148,22 +151,24 @@ fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     process.stdout.close()
 
 
-def test_nothing_stays_of_a_container(vm: KeptVm, share: Path) -> None:
+def test_nothing_stays_of_a_container(vm: KeptVm, container: str) -> None:
     """The mounts in the guest and the port go with it."""
-    before = vm.exec("cat", "/proc/mounts").stdout
-    result = vm.run("sh", "-c", "echo $$ > /data/f; cd /data", options=["-v", f"{share}:/data"])
-    assert result.returncode == 0, result.stderr.decode()
-    assert (share / "f").read_text() == "1\n"
-    assert vm.exec("cat", "/proc/mounts").stdout == before
-    assert vm.exec("ls", "/run/gcs/c").stdout == b""
-    assert not port(vm).exists()
+    assert vm.exec("cat", "/proc/mounts").stdout.count(b" 9p ") == 2
+    vm.uvm("kill", "--name", vm.name, container, check=True)
+    await_no_containers(vm)
+    assert_nothing_stays(vm)
 
 
 def test_a_container_that_does_not_start_leaves_no_share(vm: KeptVm, share: Path) -> None:
     result = vm.run("nosuchprogram", options=["-v", f"{share}:/data"])
     assert result.returncode == 127
+    assert_nothing_stays(vm)
+
+
+def assert_nothing_stays(vm: KeptVm) -> None:
     assert not port(vm).exists()
     assert b" 9p " not in vm.exec("cat", "/proc/mounts").stdout
+    assert vm.exec("ls", "/run/gcs/c").stdout == b""
 
 
 @pytest.mark.parametrize(
@@ -197,15 +202,15 @@ async def utility(image: Path) -> AsyncIterator[UtilityVm]:
 
 
 async def test_a_server_that_is_gone_does_not_hold_the_agent_up(
-    utility: UtilityVm, image: Path, share: Path
+    utility: UtilityVm, image: Path, tmp_path: Path
 ) -> None:
-    (share / "f").write_text("content")
+    (tmp_path / "f").write_text("content")
     layer = await layer_image(image / "busybox.tar")
     scratch = await scratch_image(utility.directory / "scratch.ext4", 64)
     container = await utility.prepare_container(RootDisks((layer,), scratch))
     script = "cat /data/f; read line; cat /data/f; echo $?; cat /data/new; echo $?"
     options = ContainerOptions(
-        ProcessOptions(("sh", "-c", script)), volumes=(Volume(str(share), "/data"),)
+        ProcessOptions(("sh", "-c", script)), volumes=(Volume(str(tmp_path), "/data"),)
     )
     await container.create(options)
     process = await container.start(stdin=True)
