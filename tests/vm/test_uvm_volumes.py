@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gcs.protocol.requests import UVM_ID
 from tests.support.kept_vms import await_no_containers
 from uvm.boot import BootOptions, build_machine
 from uvm.spec import ContainerOptions, ProcessOptions, Volume
@@ -114,7 +113,9 @@ def test_two_thousand_files(vm: KeptVm, container: str, share: Path) -> None:
     names = [f"file-{number}" for number in range(2000)]
     for name in names:
         (directory / name).write_text("")
-    listed = run(vm, container, "cd /data/many; ls; rm file-19??; ls | wc -l").split()
+    # Not by ls, which asks for each file: an emulated machine takes minutes for that.
+    script = r"cd /data/many; printf '%s\n' *; rm file-19??; set -- *; echo $#"
+    listed = run(vm, container, script).split()
     assert sorted(listed[:-1]) == sorted(names)
     assert listed[-1] == "1900"
     assert len(os.listdir(directory)) == 1900
@@ -226,5 +227,3 @@ async def test_a_server_that_is_gone_does_not_hold_the_agent_up(
     await utility.remove_container(container)
     mounts = await utility.guest.execute_in_vm(["cat", "/proc/mounts"])
     assert b" 9p " not in (await mounts.communicate()).stdout
-    # The agent is as good as new.
-    assert (await utility.guest.client.get_properties(UVM_ID, "Statistics")) is not None
