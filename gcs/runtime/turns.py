@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING, Final
 
 from gcs.cgroup.limits import available_memory
@@ -22,8 +23,12 @@ MEMORY_OF_CALL: Final = 192 << 20
 FEWEST: Final = 2
 #: Seconds after which a call may count no more: it has its memory, and may wait for something, such
 #: as a hook of the container that only ends after another call.  In a VM whose processors are busy
-#: a call takes that long, too, and there this must not let all the others start: see `ROOM`.
+#: a call takes that long, too, and there all the others must not start on top: see `IDLE`, `ROOM`.
 LONGEST_TURN: Final = 10.0
+#: Processors that have been idle meanwhile, at least, if it is waiting that takes so long.
+IDLE: Final = 0.5
+#: Seconds after which a call may count no more though the processors are busy.
+LONGEST_BUSY_TURN: Final = 60.0
 #: Memory of the VM, in bytes, that has to be available for one more call than there are turns.
 ROOM: Final = 128 << 20
 #: Seconds from one such call to the next: it takes its memory meanwhile.
@@ -40,29 +45,43 @@ def has_room() -> bool:
     return available_memory() >= ROOM
 
 
+def idle_time() -> float:
+    """Return how long the processors of the VM have been idle, all together, in seconds."""
+    with open("/proc/stat", encoding="ascii") as file:
+        # cpu  user nice system idle iowait …, proc_stat(5)
+        fields = file.readline().split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
+
+
 class Turns:
     """Turns to be taken, in the order of asking.
 
     Args:
         count: How many there are at once.
         longest: Seconds after which a turn is over for those who wait, though not for its owner,
-            provided that there is room.
+            provided that the processors are idle, and that there is room.
+        longest_busy: Seconds after which busy processors are no reason any more.
+        idle: Returns how long the processors have been idle, in seconds.
         room: Whether there is, for one more.
         pace: Seconds from one turn that is over to the next, and after which to look again.
     """
 
-    __slots__ = ("_longest", "_next", "_pace", "_room", "_semaphore")
+    __slots__ = ("_idle", "_longest", "_longest_busy", "_next", "_pace", "_room", "_semaphore")
 
     def __init__(
         self,
         count: int,
         *,
         longest: float = LONGEST_TURN,
+        longest_busy: float = LONGEST_BUSY_TURN,
+        idle: Callable[[], float] = idle_time,
         room: Callable[[], bool] = has_room,
         pace: float = PACE,
     ) -> None:
         self._semaphore = asyncio.Semaphore(count)
         self._longest = longest
+        self._longest_busy = longest_busy
+        self._idle = idle
         self._room = room
         self._pace = pace
         self._next = 0.0
@@ -82,16 +101,19 @@ class Turns:
 
     async def _give_up(self, over: contextlib.ExitStack) -> None:
         """Let the next one have the turn of a call that takes too long."""
+        clock = asyncio.get_running_loop().time
+        began, idle = clock(), self._idle()
         delay = self._longest
         while True:
             await asyncio.sleep(delay)
-            if self._may_grow():
+            waited = clock() - began
+            waits = self._idle() - idle >= IDLE * waited
+            if (waits or waited >= self._longest_busy) and self._may_grow(clock()):
                 over.close()
                 return
             delay = self._pace
 
-    def _may_grow(self) -> bool:
-        now = asyncio.get_running_loop().time()
+    def _may_grow(self, now: float) -> bool:
         # While nobody waits there is no hurry.
         if now < self._next or not self._semaphore.locked() or not self._room():
             return False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from gcs.cgroup.limits import available_memory, total_memory
-from gcs.runtime.turns import ROOM, Turns, calls_at_once, has_room
+from gcs.runtime.turns import ROOM, Turns, calls_at_once, has_room, idle_time
 
 GIB = 1 << 30
 
@@ -52,7 +53,7 @@ async def test_no_more_than_there_are_and_in_order() -> None:
 
 
 async def test_who_waits_is_not_held_up_for_ever() -> None:
-    turns = Turns(1, longest=0.01, room=lambda: True)
+    turns = Turns(1, longest=0.01, idle=time.monotonic, room=lambda: True)
     async with turns.taken(), turns.taken():
         pass
     # Each turn was given back once only.
@@ -65,7 +66,7 @@ async def test_who_waits_is_not_held_up_for_ever() -> None:
 
 
 async def test_a_turn_that_was_given_up_is_not_given_back_again() -> None:
-    turns = Turns(1, longest=0.01, room=lambda: True)
+    turns = Turns(1, longest=0.01, idle=time.monotonic, room=lambda: True)
     async with turns.taken(), turns.taken():
         pass
     order: list[str] = []
@@ -88,7 +89,9 @@ async def test_a_turn_that_was_given_up_is_not_given_back_again() -> None:
 async def test_slow_calls_let_others_start_only_while_there_is_memory() -> None:
     """On busy processors every call takes long, and all of them at once take all the memory."""
     rooms = [False, False, True]
-    turns = Turns(2, longest=0.01, pace=0.001, room=lambda: bool(rooms) and rooms.pop(0))
+    turns = Turns(
+        2, longest=0.01, pace=0.001, idle=time.monotonic, room=lambda: bool(rooms) and rooms.pop(0)
+    )
     running: list[int] = []
     end = asyncio.Event()
     third = asyncio.Event()
@@ -112,7 +115,7 @@ async def test_slow_calls_let_others_start_only_while_there_is_memory() -> None:
 
 
 async def test_turns_are_given_up_one_after_another() -> None:
-    turns = Turns(3, longest=0.01, pace=3600, room=lambda: True)
+    turns = Turns(3, longest=0.01, pace=3600, idle=time.monotonic, room=lambda: True)
     running: list[int] = []
     fourth = asyncio.Event()
     end = asyncio.Event()
@@ -136,3 +139,18 @@ def test_room_is_what_the_kernel_calls_available() -> None:
     available = available_memory()
     assert 0 < available < total_memory()
     assert has_room() is (available >= ROOM)
+
+
+async def test_calls_that_keep_the_processors_busy_do_not_let_others_start_so_soon() -> None:
+    turns = Turns(
+        1, longest=0.01, longest_busy=0.2, pace=0.001, idle=lambda: 7.0, room=lambda: True
+    )
+    started = time.monotonic()
+    async with turns.taken(), turns.taken():
+        assert time.monotonic() - started >= 0.2
+
+
+async def test_idle_time_passes() -> None:
+    before = idle_time()
+    await asyncio.sleep(0.05)
+    assert 0 < before <= idle_time()
