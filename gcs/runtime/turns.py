@@ -102,16 +102,17 @@ class Turns:
     async def _give_up(self, over: contextlib.ExitStack) -> None:
         """Let the next one have the turn of a call that takes too long."""
         clock = asyncio.get_running_loop().time
+        await asyncio.sleep(self._longest)
+        # Few calls come that far; the others need not know how busy the processors are.
         began, idle = clock(), self._idle()
-        delay = self._longest
         while True:
-            await asyncio.sleep(delay)
-            waited = clock() - began
-            waits = self._idle() - idle >= IDLE * waited
-            if (waits or waited >= self._longest_busy) and self._may_grow(clock()):
+            await asyncio.sleep(self._pace)
+            now = clock()
+            waits = self._idle() - idle >= IDLE * (now - began)
+            patient = now - began >= self._longest_busy - self._longest
+            if (waits or patient) and self._may_grow(now):
                 over.close()
                 return
-            delay = self._pace
 
     def _may_grow(self, now: float) -> bool:
         # While nobody waits there is no hurry.

@@ -53,7 +53,7 @@ async def test_no_more_than_there_are_and_in_order() -> None:
 
 
 async def test_who_waits_is_not_held_up_for_ever() -> None:
-    turns = Turns(1, longest=0.01, idle=time.monotonic, room=lambda: True)
+    turns = Turns(1, longest=0.01, pace=0.001, idle=time.monotonic, room=lambda: True)
     async with turns.taken(), turns.taken():
         pass
     # Each turn was given back once only.
@@ -66,7 +66,7 @@ async def test_who_waits_is_not_held_up_for_ever() -> None:
 
 
 async def test_a_turn_that_was_given_up_is_not_given_back_again() -> None:
-    turns = Turns(1, longest=0.01, idle=time.monotonic, room=lambda: True)
+    turns = Turns(1, longest=0.01, pace=0.001, idle=time.monotonic, room=lambda: True)
     async with turns.taken(), turns.taken():
         pass
     order: list[str] = []
@@ -115,7 +115,7 @@ async def test_slow_calls_let_others_start_only_while_there_is_memory() -> None:
 
 
 async def test_turns_are_given_up_one_after_another() -> None:
-    turns = Turns(3, longest=0.01, pace=3600, idle=time.monotonic, room=lambda: True)
+    turns = Turns(3, longest=0.01, pace=0.3, idle=time.monotonic, room=lambda: True)
     running: list[int] = []
     fourth = asyncio.Event()
     end = asyncio.Event()
