@@ -36,6 +36,7 @@ STATE_DIRECTORY = "/var/run/gcsrunc"
 # up: both together stay under the 4 minutes that the agent allows itself.
 TIME_LIMIT = 150.0
 CLEANUP_LIMIT = 60.0
+_PAUSE_POLL = 0.02
 
 
 class Runc:
@@ -123,6 +124,8 @@ class Runc:
     async def pause(self, container_id: str) -> None:
         """See OciRuntime.pause."""
         await self._call("pause", container_id)
+        if self._is_crun:
+            await self._wait_until_paused(container_id)
 
     async def resume(self, container_id: str) -> None:
         """See OciRuntime.resume."""
@@ -151,6 +154,18 @@ class Runc:
             resources = adapt_resources(resources)
         document = msgspec.json.encode(resources)
         await self._call("update", "--resources", "-", container_id, stdin=document)
+
+    async def _wait_until_paused(self, container_id: str) -> None:
+        """On cgroup v1 crun, unlike runc, leaves before the kernel has frozen all processes."""
+        try:
+            async with asyncio.timeout(CLEANUP_LIMIT):
+                while (await self.state(container_id)).get("status") == "running":  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(_PAUSE_POLL)
+        except TimeoutError:
+            raise GcsError(
+                f"{self._name} pause {container_id}: not all processes are frozen after "
+                f"{CLEANUP_LIMIT:g} s"
+            ) from None
 
     async def _make_process(
         self,

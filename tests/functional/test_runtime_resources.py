@@ -80,7 +80,7 @@ async def test_container_is_deleted_before_its_layers(machine: Machine) -> None:
         ("MappedVirtualDisk", None, HResult.INVALID_JSON),
         ("CombinedLayers", [], HResult.INVALID_JSON),
         ("CombinedLayers", {"ContainerRootPath": "/run/gcs/c/x/rootfs"}, HResult.FAIL),
-        ("Network", {"NamespaceID": "x"}, HResult.FAIL),
+        ("Network", {"NamespaceID": "x"}, HResult.INVALID_ARGUMENT),
     ],
 )
 async def test_refused_for_the_vm(
