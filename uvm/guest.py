@@ -5,8 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO, Final
 
-from gcs.protocol.message import UVM_ID
-from gcs.protocol.requests import ProcessParameters
+from gcs.protocol.requests import UVM_ID, ProcessParameters
 from uvm.bridge.client import GuestClient
 from uvm.bridge.connection import RPC_TIMEOUT
 from uvm.entropy import ENTROPY_PORT, serve_entropy

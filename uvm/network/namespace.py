@@ -56,10 +56,7 @@ class NetworkNamespace:
         try:
             await self._guest.client.modify_settings(ADD, "Network", request)
         except BaseException as error:
-            try:
-                await self._plugs.unplug(nic)
-            except UvmError as left:
-                error.add_note(f"left in the VM: {left}")
+            await self._plugs.take_back(nic, error)
             raise
         self._adapters[adapter_id] = (adapter, nic)
         return adapter_id

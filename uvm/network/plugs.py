@@ -67,10 +67,18 @@ class NetworkPlugs:
         self._present.append(nic)
         try:
             await self._vm.add_nic(nic)
-        except BaseException:
-            self._present.remove(nic)
+        except BaseException as error:
+            # QEMU may have got further than we know, if we were interrupted.
+            await self.take_back(nic, error)
             raise
         return nic
+
+    async def take_back(self, nic: Nic, error: BaseException) -> None:
+        """Unplug an adapter because of an error, which gets a note if that fails, too."""
+        try:
+            await self.unplug(nic)
+        except UvmError as left:
+            error.add_note(f"left in the VM: {left}")
 
     async def unplug(self, nic: Nic) -> None:
         """Take an adapter out; one that was built in stays until the end of the VM.

@@ -130,6 +130,8 @@ def netdev_options(nic: Nic) -> dict[str, object]:
         "host": network.address(HOST_NUMBER),
         "dns": network.address(DNS_NUMBER),
         "dhcpstart": network.address(GUEST_NUMBER),
+        # One of the two alone would turn the other off.
+        "ipv4": True,
         "ipv6": network.ipv6,
         "restrict": network.restrict,
     }

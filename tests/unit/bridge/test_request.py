@@ -10,8 +10,7 @@ import pytest
 from gcs.bridge.request import Request
 from gcs.protocol.errors import InvalidJsonError
 from gcs.protocol.frame import Header, MessageType
-from gcs.protocol.message import MessageBase
-from gcs.protocol.requests import ContainerWaitForProcess
+from gcs.protocol.requests import ContainerWaitForProcess, MessageBase
 
 
 def request(body: bytes | bytearray) -> Request:

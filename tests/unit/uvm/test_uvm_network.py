@@ -273,6 +273,7 @@ def test_a_user_mode_network_for_qemu() -> None:
         "host": "10.0.7.2",
         "dns": "10.0.7.3",
         "dhcpstart": "10.0.7.15",
+        "ipv4": True,
         "ipv6": True,
         "ipv6-prefix": "fec0:0:0:7::0",
         "ipv6-prefixlen": 64,
