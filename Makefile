@@ -207,6 +207,8 @@ CONTAINER_TESTS := $(addprefix tests/functional/,$(notdir $(wildcard tests/funct
 
 test-crun: setup all image-crun
 	GCS_TEST_RUNTIME=crun $(PYTHON) -m pytest $(CONTAINER_TESTS)
+	@# Once by itself: what uvm has to say about a new kernel it says now.
+	$(VENV)/bin/uvm run --image-dir out/crun -- true
 	UVM_IMAGE_DIR=out/crun $(PYTHON) -m pytest tests/vm/test_uvm_run.py tests/vm/test_uvm_kept.py
 
 image-crun: setup

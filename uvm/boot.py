@@ -9,7 +9,7 @@ from typing import Literal
 from uvm.errors import MissingFileError, UvmError
 from uvm.paths import image_directory, require_image_file
 from uvm.vm.accelerator import choose_accelerator
-from uvm.vm.machine import Machine, architecture_of, default_agent
+from uvm.vm.machine import MOST_CONTROLLERS, Machine, architecture_of, default_agent
 from uvm.vm.nic import MAX_ROOT_PORTS
 from uvm.vm.virtual_machine import VsockKind, choose_vsock
 
@@ -36,6 +36,7 @@ class BootOptions:
         kernel_options: Added to the kernel's command line.
         agent: Command that init runs; empty: the usual one.
         network_ports: How many network adapters can be plugged in while it runs.
+        controllers: Number of SCSI controllers.
     """
 
     image_dir: str | None = None
@@ -49,6 +50,7 @@ class BootOptions:
     kernel_options: tuple[str, ...] = ()
     agent: tuple[str, ...] = ()
     network_ports: int = 0
+    controllers: int = 1
 
     def find(self, name: str, given: str | None) -> Path:
         """Return the path of a boot file.
@@ -83,6 +85,8 @@ async def build_machine(
         raise UvmError("a VM needs at least one processor")
     if not 0 <= options.network_ports <= MAX_ROOT_PORTS:
         raise UvmError(f"a VM can have 0 to {MAX_ROOT_PORTS} ports for network adapters")
+    if not 1 <= options.controllers <= MOST_CONTROLLERS:
+        raise UvmError(f"a VM can have 1 to {MOST_CONTROLLERS} SCSI controllers")
     kernel = options.find(KERNEL, options.kernel)
     root_disk = options.find("", options.root_disk) if options.root_disk else None
     initrd = options.find(ROOT_DISK_INITRD if root_disk else INITRD, options.initrd)
@@ -106,5 +110,6 @@ async def build_machine(
         agent=options.agent or default_agent(accelerator),
         architecture=architecture,
         network_ports=options.network_ports,
+        controllers=options.controllers,
     )
     return machine, vsock

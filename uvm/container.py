@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from gcs.protocol.errors import RemoteError
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import ContainerSettings, ProcessParameters, SchemaVersion
+from gcs.protocol.message import SchemaVersion
+from gcs.protocol.requests import ContainerSettings, ProcessParameters
 from gcs.protocol.responses import Notification
 from gcs.protocol.settings import (
     ADD,

@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO, Final
 
-from gcs.protocol.requests import UVM_ID, ProcessParameters
+from gcs.protocol.message import UVM_ID
+from gcs.protocol.requests import ProcessParameters
 from uvm.bridge.client import GuestClient
 from uvm.bridge.connection import RPC_TIMEOUT
 from uvm.entropy import ENTROPY_PORT, serve_entropy

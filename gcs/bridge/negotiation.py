@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gcs.bridge.tracing import handler_span
 from gcs.protocol.errors import UnsupportedProtocolVersionError
-from gcs.protocol.requests import NegotiateProtocol
+from gcs.protocol.message import NegotiateProtocol
 from gcs.protocol.responses import PROTOCOL_VERSION, NegotiateProtocolResponse
 
 if TYPE_CHECKING:

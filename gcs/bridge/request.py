@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gcs.bridge.tracing import request_span
 from gcs.protocol.decode import convert, decode_any
 from gcs.protocol.frame import MessageType, type_name
-from gcs.protocol.requests import UVM_ID, MessageBase
+from gcs.protocol.message import UVM_ID, MessageBase
 from gcs.protocol.trace import remote_parent
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import msgspec
 
 from gcs.protocol.errors import error_text, hresult_of
 from gcs.protocol.hresult import to_wire
-from gcs.protocol.requests import Int32, Message, SchemaVersion, Uint32
+from gcs.protocol.message import Int32, Message, SchemaVersion, Uint32
 
 #: ``Line`` of an error record whose place is not known.
 UNKNOWN_LINE: Final = 0xFFFF_FFFF

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gcs.protocol.requests import Int32, Message, Uint8, Uint16, Uint32
+from gcs.protocol.message import Int32, Message, Uint8, Uint16, Uint32
 
 ADD: Final = "Add"
 REMOVE: Final = "Remove"

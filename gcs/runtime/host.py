@@ -15,8 +15,8 @@ from gcs.protocol.errors import (
     SystemNotFoundError,
     error_text,
 )
+from gcs.protocol.message import UVM_ID
 from gcs.protocol.oci import read_specification
-from gcs.protocol.requests import UVM_ID
 from gcs.protocol.settings import ADD
 from gcs.runtime.bundle import check_path
 from gcs.runtime.container import Container, Status

@@ -24,7 +24,7 @@ from gcs.cgroup.memory_log import log_memory_event
 from gcs.linux import oom, uevent
 from gcs.linux.ancestors import ancestors, executable
 from gcs.protocol.errors import GcsError, error_text
-from gcs.protocol.requests import Message
+from gcs.protocol.message import Message
 from gcs.runtime.pods.kind import PODS_CGROUP
 from gcs.storage.driver import ResourceDriver
 

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from gcs.protocol import settings as resource
 from gcs.protocol.errors import GcsError
-from gcs.protocol.requests import Message
+from gcs.protocol.message import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -17,6 +17,7 @@ from scripts.image import elf, imports
 from scripts.image.distributions import Distributions
 from scripts.image.errors import BuildError, run
 from scripts.image.origin import Component, Contained, Origin
+from scripts.image.rewrite import with_plain_numbers
 from scripts.image.tree import Tree
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ _COMPILE_FLAGS = ("-IS", "-B", "-OO", "-X", "no_debug_ranges", "-X", "utf8")
 
 # The last two say by whom and when something was compiled, and nobody reads them in the guest.
 _STRIP = ("--strip-unneeded", "--remove-section=.comment", "--remove-section=.note.gnu.build-id")
+
+REPLACED = {
+    "asyncio": "asyncio_package.py",
+    "re._compiler": "re_compiler.py",
+}
+"""Modules of the standard library whose code comes from guest/replacements."""
 
 _FOLDER = f"{PREFIX}/lib/python3.11"
 
@@ -100,6 +107,7 @@ class PythonPrefix:
         self._lib = self._root / PREFIX[1:] / "lib"
         self._folder = self._lib / "python3.11"
         self._work = work
+        self._expressions = work / "expressions"
         self._guest = Path(__file__).parent / "guest"
         self._substitutes = self._guest / "substitutes"
         self._provenance = provenance
@@ -147,7 +155,20 @@ class PythonPrefix:
     def _trace(self, names: list[str]) -> dict[str, Module]:
         folders = [str(self._substitutes), str(self._repository), str(self._site_packages)]
         code = (self._guest / "trace.py").read_text()
-        words = ["-IS", "-B", "-X", "utf8", "-c", code, *folders, "--", *LEFT_OUT, "--", *names]
+        words = [
+            "-IS",
+            "-B",
+            "-X",
+            "utf8",
+            "-c",
+            code,
+            str(self._expressions),
+            *folders,
+            "--",
+            *LEFT_OUT,
+            "--",
+            *names,
+        ]
         found = {}
         for line in self._python(words).splitlines():
             name, file, package = line.split("\t")
@@ -168,9 +189,17 @@ class PythonPrefix:
                 jobs.append(("extension", name, place))
             elif name != "encodings":
                 package = "package" if module.package else ""
-                jobs.append(("bundle", name, str(module.file), place, package))
-                component = self._component(module.file)
+                source = self._replacement(name) or self._rewritten(name, module.file)
+                jobs.append(("bundle", name, str(source), place, package))
+                component = self._component(source if name in REPLACED else module.file)
                 bundled.setdefault(component.ref, (component, []))[1].append(name)
+        compiler = modules["re._compiler"].file
+        place = f"{_FOLDER}/{self._inside(compiler)}"
+        jobs.append(("bundle", "re._original_compiler", str(compiler), place, ""))
+        jobs.append(("marshalled", "re._known", str(self._expressions)))
+        component = self._component(compiler)
+        names = bundled.setdefault(component.ref, (component, []))[1]
+        names += ("re._original_compiler", "re._known")
         parts = (Contained(each, " ".join(names)) for _, (each, names) in sorted(bundled.items()))
         self._origins[self._folder / "modules.bundle"] = Origin(
             self._provenance.generated, "modules, compiled", tuple(parts)
@@ -178,6 +207,19 @@ class PythonPrefix:
         words = [*_COMPILE_FLAGS, "-c", (self._guest / "compile.py").read_text()]
         lines = "".join("\t".join(job) + "\n" for job in jobs)
         self._python([*words, str(self._folder / "modules.bundle")], lines)
+
+    def _replacement(self, name: str) -> Path | None:
+        file = REPLACED.get(name)
+        return self._guest / "replacements" / file if file else None
+
+    def _rewritten(self, name: str, file: Path) -> Path:
+        """Return the file to compile for a module: its own, or a changed copy."""
+        if name != "socket":
+            return file
+        source = self._work / "rewritten" / f"{name}.py"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(with_plain_numbers(file.read_text(), str(file)))
+        return source
 
     def _startup_file(self, name: str, before: str = "") -> tuple[str, ...]:
         """Name a file of the standard library to compile, with code put before its own."""

@@ -7,14 +7,13 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
+from gcs.protocol.message import UVM_ID, SchemaVersion
 from gcs.protocol.requests import (
     INFINITE,
-    UVM_ID,
     ContainerSettings,
     ModificationRequest,
     ProcessParameters,
     PropertyQuery,
-    SchemaVersion,
     VsockStdioRelaySettings,
 )
 from gcs.runtime.assembly import make_host

@@ -152,7 +152,7 @@ def test_every_module_in_the_bundle_has_a_package(
     of = {name: ref for ref, *names in parts for name in names}
     assert of["gcs.agent"] == "sources:gcs"
     assert of["msgspec"].startswith("pkg:pypi/msgspec@")
-    assert of["asyncio"].startswith("pkg:deb/debian/libpython3.11-stdlib@")
+    assert of["asyncio.base_events"].startswith("pkg:deb/debian/libpython3.11-stdlib@")
 
 
 def test_the_c_library_linked_into_a_program_is_listed(

@@ -12,7 +12,7 @@ import pytest
 
 from gcs.protocol import trace
 from gcs.protocol.errors import GcsError, InvalidArgumentError, NotFoundError
-from gcs.protocol.requests import UVM_ID
+from gcs.protocol.message import UVM_ID
 from gcs.protocol.settings import IPConfig, NetworkAdapter
 from gcs.runtime.namespaces import Namespaces
 from gcs.runtime.network import Network, NetworkDriver

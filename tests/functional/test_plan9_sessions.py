@@ -320,7 +320,7 @@ async def test_a_guest_that_reads_no_answers_is_held_back(share: Path) -> None:
         sent = 0
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(2):
                 for number in range(0, 20000, 2):
                     client.send(Tread(fid, 0, 65000), number + 1)
                     client.send(Twalk(fid, 1, [b"x" * 255] * 16), number + 2)

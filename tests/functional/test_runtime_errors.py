@@ -19,7 +19,8 @@ from gcs.protocol.errors import (
     SystemNotFoundError,
 )
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import UVM_ID, ContainerSettings, PropertyQuery
+from gcs.protocol.message import UVM_ID
+from gcs.protocol.requests import ContainerSettings, PropertyQuery
 from tests.functional.runtime_support import Machine
 from tests.support.leaks import footprint
 from tests.support.runtimes import RUNTIME

@@ -16,7 +16,7 @@ from gcs.protocol.errors import (
     WaitTimeoutError,
 )
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import UVM_ID
+from gcs.protocol.message import UVM_ID
 from tests.functional.runtime_support import Machine
 from tests.support.leaks import footprint
 

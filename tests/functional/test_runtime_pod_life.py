@@ -18,7 +18,7 @@ from gcs.protocol.errors import (
     SystemAlreadyExistsError,
     SystemNotFoundError,
 )
-from gcs.protocol.requests import UVM_ID
+from gcs.protocol.message import UVM_ID
 from tests.functional.runtime_support import Machine
 from tests.support.leaks import footprint
 from tests.support.pods import LCOW, SKIP_NETWORK, TYPE, VIRTUAL_POD

@@ -9,7 +9,7 @@ import pytest
 
 from gcs.protocol.errors import GcsError
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import UVM_ID
+from gcs.protocol.message import UVM_ID
 from tests.functional.runtime_support import Machine
 from tests.support.leaks import footprint
 from tests.support.runtimes import RUNTIME

@@ -12,7 +12,8 @@ from gcs.linux.mount import MS_BIND, MS_RDONLY, MS_REMOUNT, mount, unmount
 from gcs.protocol.errors import GcsError
 from gcs.protocol.frame import MessageType
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import UVM_ID, ModificationRequest
+from gcs.protocol.message import UVM_ID
+from gcs.protocol.requests import ModificationRequest
 from tests.functional.runtime_support import Machine
 from tests.support.fakehost import UVM, FakeHost
 from tests.support.leaks import footprint

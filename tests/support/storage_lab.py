@@ -19,7 +19,7 @@ from uvm.vm.machine import Disk
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gcs.protocol.requests import Message
+    from gcs.protocol.message import Message
 
 DISK, PMEM, LAYERS, SCSI = "MappedVirtualDisk", "VPMemDevice", "CombinedLayers", "SCSIDevice"
 

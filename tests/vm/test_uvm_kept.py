@@ -10,10 +10,11 @@ import pty
 import signal
 import subprocess
 import tarfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.kept_vms import await_no_containers, listing
 from uvm.logs import decode_all
 
 if TYPE_CHECKING:
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.vm.conftest import KeptVm
-
-
-def listing(vm: KeptVm) -> dict[str, Any]:
-    (entry,) = json.loads(vm.uvm("ps", "--json", vm.name, check=True).stdout)
-    return dict(entry)
 
 
 @pytest.fixture
@@ -40,20 +36,14 @@ def container(vm: KeptVm) -> Iterator[str]:
         await_no_containers(vm)
 
 
-def await_no_containers(vm: KeptVm) -> None:
-    """Wait until the keeper has removed what ended: its log says so last."""
-    follower = vm.uvm.spawn("logs", "-f", "--json", vm.name, stdout=subprocess.PIPE)
-    assert follower.stdout is not None
-    while listing(vm)["containers"]:
-        assert follower.stdout.readline()
-    follower.kill()
-    follower.wait()
-    follower.stdout.close()
-
-
 def test_exit_codes_and_streams_of_processes_in_the_vm(vm: KeptVm) -> None:
     result = vm.exec("sh", "-c", "echo out; echo err >&2; exit 7")
     assert (result.returncode, result.stdout, result.stderr) == (7, b"out\n", b"err\n")
+
+
+def test_a_vm_that_stays_has_all_the_controllers_of_a_real_host(vm: KeptVm) -> None:
+    script = "ls -d /sys/bus/virtio/drivers/virtio_scsi/virtio* | wc -l"
+    assert vm.exec("sh", "-c", script).stdout.strip() == b"4"
 
 
 def test_megabytes_through_a_process_in_the_vm(vm: KeptVm) -> None:

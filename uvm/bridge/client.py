@@ -10,9 +10,9 @@ from gcs.protocol.decode import decode
 from gcs.protocol.errors import RemoteError
 from gcs.protocol.frame import MessageType
 from gcs.protocol.hresult import from_wire
+from gcs.protocol.message import UVM_ID, Message, MessageBase, NegotiateProtocol
 from gcs.protocol.requests import (
     INFINITE,
-    UVM_ID,
     ContainerCreate,
     ContainerExecuteProcess,
     ContainerGetProperties,
@@ -22,10 +22,7 @@ from gcs.protocol.requests import (
     ContainerSignalProcess,
     ContainerWaitForProcess,
     ExecuteProcessSettings,
-    Message,
-    MessageBase,
     ModificationRequest,
-    NegotiateProtocol,
     ProcessParameters,
     PropertyQuery,
     SignalProcessOptions,

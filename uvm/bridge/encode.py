@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gcs.protocol.requests import MessageBase
+from gcs.protocol.message import MessageBase
 
 #: The host never fills the field, so this is what every request of a real host carries.
 ZERO_GUID: Final = "00000000-0000-0000-0000-000000000000"

@@ -15,6 +15,7 @@ from uvm.errors import UvmError
 from uvm.keeper.channel import Channel, ChannelClosedError, listen
 from uvm.keeper.client import CONTROL_SOCKET
 from uvm.keeper.config import KeeperConfig, ready_channel
+from uvm.keeper.log import configure_log, log_path
 from uvm.keeper.messages import Done, Request, Text
 from uvm.keeper.server import AgentLog, Keeper, failure
 from uvm.utility_vm import UtilityVm
@@ -79,6 +80,7 @@ async def _until_the_end(keeper: Keeper, utility: UtilityVm, listener: socket.so
 
 
 async def _main(config: KeeperConfig) -> int:
+    configure_log(config.name, log_path())
     starter = ready_channel(config)
     task = asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import subprocess
@@ -15,8 +16,9 @@ import msgspec
 from uvm.boot import BootOptions
 from uvm.errors import UvmError
 from uvm.keeper.channel import Channel, ChannelClosedError
+from uvm.keeper.log import log_path, open_log
 from uvm.keeper.messages import Answer, Done, Failed, Request, Text
-from uvm.paths import cache_directory
+from uvm.vm.machine import MOST_CONTROLLERS
 
 _PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
 
@@ -56,13 +58,16 @@ async def start_keeper(
     Raises:
         UvmError: It did not come up; nothing of it is left.
     """
-    log = cache_directory() / "keeper.log"
+    log = log_path()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel: Channel[Answer] = Channel(ours, msgspec.json.Decoder(Answer))
     with contextlib.closing(channel):
         with theirs:
+            # What runs in a VM that stays is not known yet: it gets all that a VM can have.
+            options = dataclasses.replace(options, controllers=MOST_CONTROLLERS)
             config = KeeperConfig(name, options, theirs.fileno())
-            with open(log, "ab") as output:  # noqa: ASYNC230 - a local file, opened once
+            # What the interpreter itself says; all else comes by a handler of the keeper's.
+            with os.fdopen(open_log(log), "ab") as output:
                 # Not asyncio's: the keeper is to outlive this process and its loop.
                 subprocess.Popen(  # noqa: ASYNC220
                     [sys.executable, "-m", "uvm.keeper", msgspec.json.encode(config).decode()],

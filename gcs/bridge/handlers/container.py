@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from gcs.bridge.message import MAX_BODY, encode_text
 from gcs.protocol.decode import decode
 from gcs.protocol.errors import InvalidJsonError
+from gcs.protocol.message import UVM_ID, MessageBase
 from gcs.protocol.requests import (
-    UVM_ID,
     ContainerCreate,
     ContainerGetProperties,
     ContainerModifySettings,
     ContainerSettings,
-    MessageBase,
     PropertyQuery,
 )
 from gcs.protocol.responses import (

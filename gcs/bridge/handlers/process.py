@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gcs.protocol.decode import decode
+from gcs.protocol.message import UVM_ID
 from gcs.protocol.requests import (
-    UVM_ID,
     ContainerExecuteProcess,
     ContainerResizeConsole,
     ContainerSignalProcess,

@@ -37,6 +37,8 @@ LAZY = frozenset(
         "linecache",
         "locale",
         "msgspec.inspect",
+        "re._parser",
+        "subprocess",
         "textwrap",
         "tokenize",
         "traceback",
@@ -120,4 +122,8 @@ def _read(offset: int, length: int) -> bytes:
 
 
 IMPORTER = BundleImporter()
-sys.meta_path.insert(0, IMPORTER)
+# Nothing is anywhere else, so that no directory has to be searched for what is missing.
+sys.meta_path[:] = [
+    IMPORTER,
+    *(finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "PathFinder"),
+]

@@ -2,7 +2,8 @@
 
 Argument: the bundle file. Standard input has one module a line, fields separated by tabs:
 `pyc`, target, source, path that tracebacks show; `bundle`, name, source, path that tracebacks show,
-`package` or nothing; `extension`, name, path. The form of the bundle: see bundle.py.
+`package` or nothing; `extension`, name, path; `marshalled`, name, file. The form of the bundle: see
+bundle.py.
 """
 
 import marshal
@@ -20,6 +21,11 @@ def _main() -> None:
         elif kind == "pyc":
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
             py_compile.compile(fields[0], name, fields[1], doraise=True, invalidation_mode=mode)
+        elif kind == "marshalled":
+            with open(fields[0], "rb") as file:
+                data = file.read()
+            table[name] = (False, len(blob), len(data))
+            blob += data
         else:
             source, shown, package = fields
             with open(source, "rb") as file:

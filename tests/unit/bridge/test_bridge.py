@@ -15,7 +15,7 @@ from gcs.bridge.request import Request
 from gcs.protocol.errors import UnsupportedProtocolVersionError
 from gcs.protocol.frame import MAX_TO_HOST, Header, MessageType
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import UVM_ID
+from gcs.protocol.message import UVM_ID
 from gcs.protocol.responses import Notification, ProcessDetails, Response
 from tests.unit.bridge.bridge_support import NEGOTIATION, Stage, frame, stage
 

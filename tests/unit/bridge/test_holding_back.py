@@ -13,7 +13,7 @@ from gcs.bridge.message import Message, notification_message
 from gcs.bridge.outbox import Outbox
 from gcs.protocol.frame import MessageType
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import UVM_ID
+from gcs.protocol.message import UVM_ID
 from gcs.protocol.responses import Notification
 from tests.unit.bridge.bridge_support import Stage, stage
 

@@ -10,7 +10,8 @@ import pytest
 from gcs.bridge.request import Request
 from gcs.protocol.errors import InvalidJsonError
 from gcs.protocol.frame import Header, MessageType
-from gcs.protocol.requests import ContainerWaitForProcess, MessageBase
+from gcs.protocol.message import MessageBase
+from gcs.protocol.requests import ContainerWaitForProcess
 
 
 def request(body: bytes | bytearray) -> Request:

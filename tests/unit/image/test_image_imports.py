@@ -89,7 +89,8 @@ def test_a_source_that_does_not_parse_is_named_with_its_line(tmp_path: Path) -> 
 
 def trace(folder: Path, left_out: list[str], *names: str) -> subprocess.CompletedProcess[str]:
     code = (GUEST / "trace.py").read_text()
-    command = [sys.executable, "-ISB", "-c", code, str(folder), "--", *left_out, "--", *names]
+    folders = [str(folder / "expressions"), str(folder)]
+    command = [sys.executable, "-ISB", "-c", code, *folders, "--", *left_out, "--", *names]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

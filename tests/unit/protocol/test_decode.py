@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from gcs.protocol.decode import MAX_VALUES, canonical, convert, decode, decode_any
 from gcs.protocol.errors import InvalidJsonError
 from gcs.protocol.hresult import HResult
+from gcs.protocol.message import MessageBase, NegotiateProtocol
 from gcs.protocol.oci import Specification
 from gcs.protocol.requests import (
     ContainerExecuteProcess,
@@ -20,8 +21,6 @@ from gcs.protocol.requests import (
     ContainerSettings,
     ContainerSignalProcess,
     ContainerWaitForProcess,
-    MessageBase,
-    NegotiateProtocol,
     ProcessParameters,
 )
 from gcs.protocol.settings import CombinedLayers, MappedVirtualDisk, NetworkAdapter

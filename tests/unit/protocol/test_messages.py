@@ -9,13 +9,13 @@ import pytest
 
 from gcs.protocol.decode import decode
 from gcs.protocol.errors import InvalidJsonError
+from gcs.protocol.message import MessageBase
 from gcs.protocol.oci import read_process, read_specification
 from gcs.protocol.requests import (
     ContainerCreate,
     ContainerExecuteProcess,
     ContainerModifySettings,
     ContainerSettings,
-    MessageBase,
     ProcessParameters,
 )
 from gcs.protocol.responses import (

@@ -14,7 +14,8 @@ import pytest
 from gcs.protocol.errors import FramingError, RemoteError
 from gcs.protocol.frame import MAX_TO_HOST, MessageType, encode_frame, response_type
 from gcs.protocol.hresult import HResult
-from gcs.protocol.requests import UVM_ID, ContainerSettings, ProcessParameters
+from gcs.protocol.message import UVM_ID
+from gcs.protocol.requests import ContainerSettings, ProcessParameters
 from tests.support.fakeguest import Call, FakeGuest
 from uvm.bridge import BridgeConnection, GuestClient
 from uvm.errors import BridgeClosedError, BridgeTimeoutError, UvmError

@@ -12,6 +12,7 @@ from uvm.errors import BootError, MissingFileError, UvmError
 from uvm.spec import ContainerOptions, ProcessOptions, User, container_document
 from uvm.timings import Timings
 from uvm.users import find_user
+from uvm.utility_vm import UtilityVm
 from uvm.vm.machine import (
     DEFAULT_AGENT,
     PMEM_ALIGNMENT,
@@ -117,6 +118,8 @@ async def test_a_missing_image_says_how_to_make_it(tmp_path: Path) -> None:
         (BootOptions(memory_mib=16), "128 MiB"),
         (BootOptions(cpus=0), "one processor"),
         (BootOptions(network_ports=33), "0 to 32 ports"),
+        (BootOptions(controllers=5), "1 to 4 SCSI controllers"),
+        (BootOptions(controllers=0), "1 to 4 SCSI controllers"),
         (BootOptions(kernel="/nonexistent"), "/nonexistent does not exist"),
     ],
 )
@@ -134,6 +137,29 @@ async def test_a_machine_with_kvm_keeps_the_time(tmp_path: Path) -> None:
     options = BootOptions(image_dir=str(tmp_path), accelerator="tcg", vsock="user")
     machine, _ = await build_machine(options, print)
     assert machine.agent == DEFAULT_AGENT
+
+
+async def test_a_machine_with_as_many_disks_as_a_real_host_has(tmp_path: Path) -> None:
+    for name in ("vmlinux", "initrd-qemu.img"):
+        (tmp_path / name).touch()
+    options = BootOptions(str(tmp_path), accelerator="tcg", vsock="user", controllers=4)
+    machine, _ = await build_machine(options, print)
+    command = qemu_command_line(machine, Wiring(Path("/c"), 9))
+    for number in range(4):
+        assert f"virtio-scsi-pci,id=scsi{number}" in command
+    utility = UtilityVm(machine, tmp_path)
+    found = []
+    for _ in range(4 * 64):
+        found.append(utility._free_address())
+        utility._disks.setdefault("owner", []).append(found[-1])
+    assert [(disk.controller, disk.lun) for disk in found] == [
+        (controller, lun) for controller in range(4) for lun in range(64)
+    ]
+    with pytest.raises(UvmError, match="all 256 disk addresses of the VM are in use"):
+        utility._free_address()
+    # One that is free again is the next one.
+    del utility._disks["owner"][130]
+    assert utility._free_address() == found[130]
 
 
 async def test_the_image_directory_of_the_environment(

@@ -1,0 +1,50 @@
+"""Sources of the standard library, changed before they are compiled for the guest."""
+
+from __future__ import annotations
+
+import ast
+
+from scripts.image.errors import BuildError
+
+_ENUMERATIONS = ("IntEnum", "IntFlag")
+
+
+def with_plain_numbers(source: str, what: str) -> str:
+    """Return a module that has numbers instead of enumerations made of its own constants.
+
+    `IntEnum._convert_("Name", …)` looks at all names of the module and makes a class of those that
+    fit, so that they have a nicer repr; for `socket` that is a tenth of the agent's imports. Here
+    `Name` becomes `int`, and the constants stay what the C module has. Line numbers stay, too.
+
+    Args:
+        source: The module's text.
+        what: For messages.
+
+    Raises:
+        BuildError: There is nothing of the kind, or it looks different.
+    """
+    lines = source.splitlines(keepends=True)
+    found = False
+    for statement in ast.parse(source).body:
+        name = _converted(statement)
+        if name is None:
+            continue
+        found = True
+        start, end = statement.lineno - 1, statement.end_lineno or statement.lineno
+        lines[start:end] = [f"{name} = int\n", *["\n"] * (end - start - 1)]
+    if not found:
+        raise BuildError(f"{what}: no enumerations are made of constants there any more")
+    return "".join(lines)
+
+
+def _converted(statement: ast.stmt) -> str | None:
+    """The name of the enumeration that a statement makes of constants, if it does."""
+    match statement:
+        case ast.Expr(
+            ast.Call(
+                ast.Attribute(ast.Name(enumeration), "_convert_"),
+                [ast.Constant(str(name)), *_],
+            )
+        ) if enumeration in _ENUMERATIONS:
+            return name
+    return None
