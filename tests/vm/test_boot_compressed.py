@@ -20,7 +20,7 @@ async def test_the_image_boots_and_has_its_list_of_contents(image: Path, tmp_pat
     vm = UtilityVm(Machine(kernel=image / "vmlinux", initrd=initrd), tmp_path)
     await vm.boot()
     try:
-        process = await vm.guest.execute_in_vm(["/bin/sha256sum", "/info/sbom.cdx.json"])
+        process = await vm.guest.execute_in_vm(["/usr/bin/sha256sum", "/info/sbom.cdx.json"])
         completed = await process.communicate()
     finally:
         await vm.stop()
