@@ -1,4 +1,4 @@
-"""Fifty containers in five pods of one VM, whose host is lost ten times, and what is left then."""
+"""Fifty containers at once in five pods, whose host is lost ten times, and what is left then."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def disks(utility: UtilityVm, image: Path, pods: int) -> AsyncIterator[lis
     await utility.detach_disks("test")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_many_containers_and_many_losses(utility: UtilityVm, image: Path) -> None:
     async with disks(utility, image, PODS) as scratches:
         # What is made once and stays.
