@@ -8,7 +8,7 @@ megabytes more in the image, so the package is entered by the side door.
 from __future__ import annotations
 
 import asyncio  # before the stand-in below: it does without ssl by itself
-import importlib.util
+import importlib.machinery
 import logging
 import sys
 import types
@@ -19,8 +19,16 @@ except ModuleNotFoundError:
     # The image has none; a probe of ports, which nobody here makes, would want it.
     sys.modules["ssl"] = types.ModuleType("ssl")
 
+try:
+    import unittest
+except ModuleNotFoundError:
+    # Nor this; a class that nobody here uses has a mock in it.
+    _unittest = types.ModuleType("unittest")
+    _unittest.mock = types.SimpleNamespace(Mock=object)  # type: ignore[attr-defined]
+    sys.modules["unittest"] = _unittest
+
 if "pyroute2" not in sys.modules:
-    _spec = importlib.util.find_spec("pyroute2")
+    _spec = importlib.machinery.PathFinder.find_spec("pyroute2")
     _package = types.ModuleType("pyroute2")
     # In the image there is no such directory: there modules are found by name alone.
     _package.__path__ = list(_spec.submodule_search_locations or ()) if _spec else []
@@ -32,4 +40,4 @@ logging.getLogger("pyroute2").setLevel(logging.ERROR)
 from pyroute2.iproute.linux import IPRoute  # noqa: E402
 from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
 
-__all__ = ["IPRoute", "NetlinkError", "asyncio", "ssl"]
+__all__ = ["IPRoute", "NetlinkError", "asyncio", "ssl", "unittest"]

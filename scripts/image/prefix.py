@@ -40,10 +40,13 @@ PACKAGES = (
     "zlib1g",
 )
 
-LEFT_OUT = ("_bz2", "_hashlib", "_lzma", "_ssl", "_uuid", "bz2", "lzma", "ssl", "typing_extensions")
+LEFT_OUT = (
+    *("_bz2", "_hashlib", "_lzma", "_ssl", "_uuid", "bz2", "lzma", "ssl"),
+    *("typing_extensions", "unittest"),
+)
 """Imported by others where they exist, and not needed: the guest speaks no TLS (5 MB with OpenSSL),
-hashes with the interpreter's own code, unpacks no archives, names no UUIDs after network cards, and
-typing has what msgspec would take from the extensions."""
+hashes with the interpreter's own code, unpacks no archives, tests nothing, names no UUIDs after
+network cards, and typing has what msgspec would take from the extensions."""
 
 LAZY = (
     "concurrent.futures.thread",  # asyncio.to_thread, by a module's __getattr__
