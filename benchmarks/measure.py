@@ -66,6 +66,7 @@ class Sizes:
         running: Containers that run while memory is measured.
         layers: Disks that one root file system is made of.
         roots: Such root file systems, one after another.
+        adapters: Network adapters, one after another.
     """
 
     round_trips: int = 640
@@ -74,6 +75,7 @@ class Sizes:
     running: int = 20
     layers: int = 10
     roots: int = 7
+    adapters: int = 7
 
 
 async def round_trips(bench: Workbench, sizes: Sizes) -> Rows:
@@ -151,14 +153,14 @@ async def streams(bench: Workbench, sizes: Sizes) -> Rows:
 
 async def memory(bench: Workbench, sizes: Sizes) -> Rows:
     """Measure the memory of the agent, idle and with running containers."""
-    idle = await _pss(bench.guest)
+    idle = await pss(bench.guest)
     containers = []
     for _ in range(sizes.running):
         container = await bench.prepare()
         containers.append(container)
         await bench.create(container, "/bin/sleep", "100000")
         await container.start(output=True)
-    busy = await _pss(bench.guest)
+    busy = await pss(bench.guest)
     for container in containers:
         await bench.discard(container)
     return {
@@ -249,7 +251,7 @@ async def _send(process: Process, sizes: Sizes) -> None:
     await process.wait()
 
 
-async def _pss(guest: Guest) -> float:
+async def pss(guest: Guest) -> float:
     process = await guest.execute_in_vm(["/bin/sh", "-c", _PSS_SCRIPT])
     completed = await process.communicate()
     return int(completed.stdout) / 1024
