@@ -59,6 +59,16 @@ def test_published_ports_of_a_run(uvm: Uvm) -> None:
     assert uvm.leftovers() == []
 
 
+def test_what_is_not_asked_for(uvm: Uvm) -> None:
+    """A VM of its own has a network unless it is said that it has none."""
+    script = "ip -o -4 address; cat /etc/resolv.conf"
+    said = uvm("run", "--", "sh", "-c", script, check=True).stdout.decode()
+    assert "10.0.2.15/24" in said
+    assert "nameserver 10.0.2.3" in said
+    alone = uvm("run", "--network", "none", "--", "ls", "/sys/class/net", check=True)
+    assert alone.stdout == b"lo\n"
+
+
 @pytest.mark.timeout(240)
 def test_networks_in_a_vm_that_stays(uvm: Uvm) -> None:
     ports = [published(), published()]

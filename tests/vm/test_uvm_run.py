@@ -46,6 +46,7 @@ def test_output_errors_exit_code_and_timings(uvm: Uvm) -> None:
         "log connected",
         "bridge connected",
         "negotiated",
+        "network attached",
         "disks attached",
         "disks mounted",
         "container created",

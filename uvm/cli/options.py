@@ -199,8 +199,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_readable(parse_network),
         metavar="NETWORK",
-        help=f"network of the container: {NETWORK_SYNTAX}; may be repeated (default: none, or user "
-        "with -p)",
+        help=f"network of the container: {NETWORK_SYNTAX}; may be repeated (default: user; "
+        "with --name, none, or user with -p)",
     )
     parser.add_argument(
         "-p",

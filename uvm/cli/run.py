@@ -25,7 +25,7 @@ from uvm.keeper.client import KeptVm
 from uvm.keeper.messages import Run
 from uvm.network.adapter import Adapter
 from uvm.network.checks import check_network
-from uvm.network.options import choose_adapters
+from uvm.network.options import NO_NETWORK, USER_NETWORK, choose_adapters
 from uvm.paths import cache_directory
 from uvm.spec import ContainerOptions
 from uvm.timings import Timings
@@ -65,7 +65,9 @@ async def run(arguments: argparse.Namespace, command: list[str]) -> int:
 def _adapters(arguments: argparse.Namespace) -> list[Adapter]:
     """Return the network adapters that are asked for; said at once if the host can't have them."""
     try:
-        adapters = choose_adapters(arguments.network, arguments.publish)
+        # A VM that stays has few places for adapters, and any number of containers.
+        default = USER_NETWORK if arguments.name is None else NO_NETWORK
+        adapters = choose_adapters(arguments.network, arguments.publish, default)
     except ValueError as error:
         raise UvmError(str(error)) from None
     for adapter in adapters:

@@ -65,8 +65,10 @@ class NetworkWish:
     mac: str = ""
 
 
-#: Without any ``--network``.
-DEFAULT: Final[list[NetworkWish | None]] = [None]
+#: ``--network none``.
+NO_NETWORK: Final[list[NetworkWish | None]] = [None]
+#: ``--network user``.
+USER_NETWORK: Final[list[NetworkWish | None]] = [NetworkWish()]
 
 
 def parse_port(text: str) -> PublishedPort:
@@ -125,7 +127,9 @@ def parse_network(text: str) -> NetworkWish | None:
 
 
 def choose_adapters(
-    networks: list[NetworkWish | None] | None, ports: list[PublishedPort]
+    networks: list[NetworkWish | None] | None,
+    ports: list[PublishedPort],
+    default: list[NetworkWish | None] = NO_NETWORK,
 ) -> list[Adapter]:
     """Return the adapters of a container, from all of its options.
 
@@ -134,13 +138,14 @@ def choose_adapters(
     Args:
         networks: What ``--network`` said, each time; ``None``: it was not given.
         ports: What ``-p`` said.
+        default: What ``--network`` is where it is not given, nor ``-p``.
 
     Raises:
         ValueError: They contradict each other.
     """
     # -p alone asks for a network that it can lead to.
-    default: list[NetworkWish | None] = [NetworkWish()] if ports else DEFAULT
-    given = default if networks is None else networks
+    unsaid = USER_NETWORK if ports else default
+    given = unsaid if networks is None else networks
     wishes = [wish for wish in given if wish is not None]
     if wishes and None in given:
         raise ValueError("--network none allows no other network")

@@ -17,7 +17,13 @@ from gcs.protocol.settings import NetworkAdapter, Route
 from uvm.errors import UvmError
 from uvm.network.adapter import Adapter, settings, user_adapter
 from uvm.network.checks import check_network
-from uvm.network.options import MOST_ADAPTERS, choose_adapters, parse_network, parse_port
+from uvm.network.options import (
+    MOST_ADAPTERS,
+    USER_NETWORK,
+    choose_adapters,
+    parse_network,
+    parse_port,
+)
 from uvm.network.plugs import NetworkPlugs
 from uvm.vm.machine import Machine, Wiring, qemu_command_line
 from uvm.vm.nic import (
@@ -99,6 +105,12 @@ def test_a_user_mode_network_has_the_addresses_of_qemu() -> None:
     assert adapter.gateways == ("10.0.77.2",)
     assert (adapter.dns_servers, adapter.dns_search) == (("1.1.1.1",), ("a.b", "c"))
     assert adapter.network == UserNetwork(subnet=77, ipv6=False, restrict=True)
+
+
+def test_without_a_word_it_depends_on_who_asks() -> None:
+    assert choose_adapters(None, []) == []
+    assert choose_adapters(None, [], USER_NETWORK) == [user_adapter()]
+    assert choose_adapters([None], [], USER_NETWORK) == []
 
 
 def test_addresses_from_a_server() -> None:
