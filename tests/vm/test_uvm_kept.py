@@ -91,7 +91,7 @@ def test_a_program_that_is_not_there(vm: KeptVm) -> None:
 def test_a_program_that_can_not_be_executed(vm: KeptVm) -> None:
     result = vm.run("/etc/passwd")
     assert result.returncode == 126
-    assert b"permission denied" in result.stderr
+    assert b"permission denied" in result.stderr.lower()
 
 
 def test_containers_come_and_go(vm: KeptVm) -> None:
