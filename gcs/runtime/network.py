@@ -30,8 +30,11 @@ DHCP_SECONDS: Final = 30.0
 DHCP_SCRIPT: Final = "/sbin/udhcpc_config.script"
 #: For everything else about the adapters of a namespace, in seconds.
 WORK_SECONDS: Final = 60.0
-#: For all of it, in seconds.
-LONGEST: Final = 220.0
+#: For all of a worker's job, in seconds.
+LONGEST: Final = 150.0
+#: For bringing adapters back from a container when that has failed; with the time that an adapter
+#: may take to appear these make four minutes.
+RETURN_SECONDS: Final = 30.0
 # First of the routing tables for adapters with one of their own (spec 6.3).
 _FIRST_TABLE: Final = 101
 _SHOWN: Final = 100
@@ -211,7 +214,7 @@ class Network:
 
     async def _take_back(self, job: Disconnect, descriptor: int) -> None:
         try:
-            await self._run(job, descriptor, WORK_SECONDS)
+            await self._run(job, descriptor, RETURN_SECONDS)
         except GcsError as error:
             logger.error("network adapters are left in a container: %s", error)
 
@@ -278,6 +281,17 @@ class NetworkDriver(ResourceDriver[NetworkAdapter]):
                     return
                 namespace.adapters.remove(adapter)
                 await self._network.disconnect(namespace, [adapter])
+                await _tell_dns(namespace)
+
+
+async def _tell_dns(namespace: Namespace) -> None:
+    """Take the name servers of an adapter that has gone out of the container's files."""
+    if namespace.attachment is None:
+        return
+    try:
+        await in_thread(namespace.attachment.dns_changed)
+    except (GcsError, OSError) as error:
+        logger.warning("network namespace %s: resolv.conf: %s", namespace.namespace_id, error)
 
 
 def _table_of(namespace: Namespace, wanted: NamespaceAdapter) -> int:
@@ -309,6 +323,7 @@ def _read_resolv_conf(text: str) -> tuple[str, str]:
     """Return domains and servers in a file's text, both separated by commas."""
     values: dict[str, list[str]] = {"search": [], "nameserver": []}
     for line in text.splitlines():
-        word, *rest = line.split()  # our script writes no empty lines
+        # Where a base has its own script there may be anything.
+        word, *rest = line.split() or [""]
         values.get(word, []).extend(rest)
     return ",".join(values["search"]), ",".join(values["nameserver"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gcs.network import interface
 from gcs.protocol import trace
 from gcs.protocol.errors import GcsError, InvalidArgumentError, NotFoundError
 from gcs.protocol.message import UVM_ID
@@ -159,6 +161,7 @@ async def test_hot_add_and_removal_while_it_runs(machine: Machine, far: NetworkN
     assert "nameserver 10.77.2.53" in resolv_conf.read_text()
     await second.remove()
     assert second.wire.is_near()
+    assert resolv_conf.read_text() == "search net1.test example.test\nnameserver 10.77.1.53\n"
     assert "1 packets received" in await output_of(machine, pod, "ping -c1 -W5 10.77.1.1")
     await second.add()
     assert "1 packets received" in await output_of(machine, pod, "ping -c1 -W5 10.77.2.1")
@@ -378,10 +381,47 @@ async def test_an_adapter_that_never_comes() -> None:
     assert namespaces.find("ns") is None
 
 
-async def test_an_adapter_that_comes_late(machine: Machine, far: NetworkNamespace) -> None:
+async def test_an_adapter_that_comes_late(
+    machine: Machine, far: NetworkNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapter = Adapter(machine, far, new_namespace(), 1)
     far.ip("link", "del", adapter.wire.far_name)
+    looked = threading.Event()
+    find = interface.find_by_mac
+
+    def find_by_mac(mac: str, root: str) -> str | None:
+        found = find(mac, root)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(interface, "find_by_mac", find_by_mac)
     adding = asyncio.create_task(adapter.add())
-    await asyncio.sleep(0)  # it has looked, and waits
+    assert await asyncio.to_thread(looked.wait, 20)
+    assert not adding.done()
     await asyncio.to_thread(Wire, None, far, mac=adapter.wire.mac)
     await asyncio.wait_for(adding, 20)
+
+
+async def test_a_resolv_conf_of_whatever_form(
+    machine: Machine, far: NetworkNamespace, tmp_path: Path
+) -> None:
+    """What a base's own script for the DHCP client writes does no harm."""
+    script = tmp_path / "script"
+    script.write_text(
+        '#!/bin/sh\nprintf "\\n# by hand\\nnameserver 10.77.1.54\\n" >"$GCS_RESOLV_CONF"\n'
+    )
+    script.chmod(0o755)
+    client = tmp_path / "bin/udhcpc"
+    client.parent.mkdir()
+    client.write_text('#!/bin/sh\nwhile [ "$1" != -s ]; do shift; done; exec "$2" bound\n')
+    client.chmod(0o755)
+    namespace = new_namespace()
+    adapter = Adapter(machine, far, namespace, 1)
+    adapter.settings |= {"IPConfigs": [], "Routes": [], "DNSServerList": "", "DNSSuffix": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
+        network = machine.host._surroundings._network
+        patch.setattr(network, "_dhcp_script", os.fspath(script))
+        await adapter.add()
+        pod = await create_sandbox(machine, namespace)
+    assert (machine.bundle(pod) / "resolv.conf").read_text() == "nameserver 10.77.1.54\n"
