@@ -9,7 +9,7 @@ import pytest
 
 from scripts.image.compression import COMPRESSIONS, compress
 from scripts.image.errors import BuildError
-from tests.functional.test_image import build, errors
+from tests.functional.image_support import build, errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,6 +10,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, TypeVar
 
+import pytest
+
 from uvm.plan9.codec import HEADER, NO_TAG, Message, decode, encode
 from uvm.plan9.fids import Budget
 from uvm.plan9.messages import (
@@ -34,6 +36,7 @@ from uvm.plan9.messages import (
     Tlopen,
     Tread,
     Treaddir,
+    Tsetattr,
     Tversion,
     Twalk,
     Twrite,
@@ -202,3 +205,15 @@ async def attached(
         await client.version(size)
         await client.attach(user=user)
         yield client
+
+
+def setattr_(fid: int, valid: int, **values: int) -> Tsetattr:
+    names = ("mode", "user", "group", "size", "atime", "atime_nanoseconds", "mtime")
+    fields = dict.fromkeys((*names, "mtime_nanoseconds"), 0) | values
+    return Tsetattr(fid, valid, **fields)
+
+
+async def refused(client: Client, request: Message, *numbers: int) -> None:
+    with pytest.raises(OSError, match=r"\[Errno") as caught:
+        await client.call(request, Message)
+    assert caught.value.errno in numbers, caught.value
