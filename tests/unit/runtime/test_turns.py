@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -150,7 +152,7 @@ async def test_calls_that_keep_the_processors_busy_do_not_let_others_start_so_so
         assert time.monotonic() - started >= 0.2
 
 
-async def test_idle_time_passes() -> None:
-    before = idle_time()
-    await asyncio.sleep(0.05)
-    assert 0 < before <= idle_time()
+def test_idle_time_is_that_of_all_processors() -> None:
+    """The kernel says it in another place, too, without what it waits for disks."""
+    running, idle = map(float, Path("/proc/uptime").read_text().split())
+    assert idle - 1 <= idle_time() <= (running + 1) * (os.cpu_count() or 1)
