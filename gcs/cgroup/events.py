@@ -30,6 +30,9 @@ LOOK_PERIOD: Final = 15.0
 # Version 1 tells when memory runs out, a moment before a process is chosen and killed; and it
 # tells the groups below, too, in which perhaps none is.
 _KILL_PAUSES: Final = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0)
+# Version 1 tells that a threshold was passed, by a count that runs ahead of the usage: what is in
+# use may still be less, or be so again for a moment, and no other event comes when it rises on.
+_USAGE_PAUSES: Final = (0.0, 0.05, 0.25, 1.0)
 
 
 class MemoryWatch(ABC):
@@ -131,6 +134,7 @@ class ThresholdWatch(MemoryWatch):
         super().__init__(group, report)
         self.threshold = threshold
         self._above = False
+        self._pauses = _USAGE_PAUSES if group.version == "v1" else _USAGE_PAUSES[:1]
         self._timer: asyncio.TimerHandle | None = None
 
     def arm(self, period: float) -> None:
@@ -152,8 +156,13 @@ class ThresholdWatch(MemoryWatch):
             self._timer.cancel()
 
     async def _look(self) -> None:
-        usage = await asyncio.to_thread(self.group.memory_usage)
-        was_above, self._above = self._above, usage > self.threshold
+        was_above = self._above
+        for pause in self._pauses:
+            await asyncio.sleep(pause)
+            usage = await asyncio.to_thread(self.group.memory_usage)
+            self._above = usage > self.threshold
+            if self._above:
+                break
         if self._above and not was_above:
             self._tell(usage)
 
