@@ -10,12 +10,39 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from uvm.errors import ListenError
 
 #: Where an agent dials the bridge (spec 1.1).
 BRIDGE_PORT: Final = 0x4000_0000
+
+
+async def accept_connection(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """Wait for a connection; whoever gives up waiting leaves it in the queue.
+
+    The loop's own ``sock_accept`` may take a connection for a caller that has just given up
+    (Python 3.11), and nobody ever closes it.
+
+    Args:
+        listener: Listening, non-blocking socket.
+
+    Returns:
+        The connection, non-blocking, and the address of the other side.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            connected, address = listener.accept()
+            connected.setblocking(False)
+            return connected, address
+        readable = asyncio.Event()
+        descriptor = listener.fileno()  # it may have been closed at the end
+        loop.add_reader(descriptor, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(descriptor)
 
 
 class PortListener:
@@ -43,9 +70,8 @@ class PortListener:
 
     async def accept(self) -> socket.socket:
         """Wait for a connection; returns a non-blocking socket."""
-        loop = asyncio.get_running_loop()
         while True:
-            connected, address = await loop.sock_accept(self._listener)
+            connected, address = await accept_connection(self._listener)
             if self._guest_cid is None or address[0] == self._guest_cid:
                 return connected
             connected.close()

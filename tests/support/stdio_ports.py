@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gcs.stdio import StdioPorts, StdioSockets, connect
 from gcs.transport import UnixTransport
+from uvm.listen import accept_connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +105,5 @@ class Ports:
         return await connect(self.transport, self.numbers)
 
     async def accept(self, port: int) -> Connection:
-        loop = asyncio.get_running_loop()
-        connection, _ = await loop.sock_accept(self._listeners[port])
-        connection.setblocking(False)
+        connection, _ = await accept_connection(self._listeners[port])
         return Connection(connection)

@@ -37,6 +37,7 @@ from uvm.keeper.messages import (
     Text,
 )
 from uvm.keeper.session import run_session
+from uvm.listen import accept_connection
 from uvm.logs import LogEntry
 from uvm.process import Process
 from uvm.spec import ProcessOptions
@@ -128,9 +129,8 @@ class Keeper:
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept commands for ever."""
-        loop = asyncio.get_running_loop()
         while True:
-            connected, _ = await loop.sock_accept(listener)
+            connected, _ = await accept_connection(listener)
             task = asyncio.create_task(self._answer(accepted(connected)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -217,3 +218,22 @@ async def test_connecting_to_a_port_in_the_guest(tmp_path: Path) -> None:
     server.close()
     with contextlib.suppress(asyncio.CancelledError):
         await server.wait_closed()
+
+
+async def test_a_connection_that_comes_as_the_wait_is_called_off_stays_in_the_queue(
+    tmp_path: Path,
+) -> None:
+    listener = UnixHostPorts(tmp_path / "vsock").listen(5)
+    waiting = asyncio.create_task(listener.accept())
+    await asyncio.sleep(0)
+    calls_off, signal = socket.socketpair()
+    asyncio.get_running_loop().add_reader(calls_off, waiting.cancel)
+    signal.send(b"x")  # first: the loop handles what is ready in this order
+    with socket.socket(socket.AF_UNIX) as dialling:
+        dialling.connect(os.fspath(tmp_path / "vsock_5"))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        asyncio.get_running_loop().remove_reader(calls_off)
+        (await listener.accept()).close()
+    for end in (calls_off, signal, listener):
+        end.close()
