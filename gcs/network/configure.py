@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gcs.linux import netns
-from gcs.network.dhcp import obtain_lease
 from gcs.network.job import Connect, Connected, Outcome
 from gcs.network.links import Links
 from gcs.protocol.errors import GcsError
@@ -115,6 +114,8 @@ def _connect_adapter(
         added = (link.add_route(route, adapter.table) for route in adapter.routes)
         remarks.extend(remark for remark in added if remark)
     else:
+        from gcs.network.dhcp import obtain_lease  # with what starts processes
+
         resolv_conf = obtain_lease(link.name, job.dhcp_script, job.dhcp_seconds)
     return Connected(link.name, tuple(link.addresses()), resolv_conf)
 

@@ -7,13 +7,26 @@ from contextlib import contextmanager
 from errno import EADDRNOTAVAIL, EEXIST, EHOSTUNREACH, ENETUNREACH, ENODEV, ENOENT, ESRCH
 from typing import TYPE_CHECKING, Any, Final
 
-from gcs.network.netlink import IPRoute, NetlinkError
+from gcs.network.netlink import (
+    ADD_ADDRESS,
+    ADD_ROUTE,
+    ADD_RULE,
+    GET_ADDRESSES,
+    GET_LINKS,
+    REMOVE_ADDRESS,
+    REMOVE_RULE,
+    SET_LINK,
+    NetlinkError,
+    RouteSocket,
+)
 from gcs.protocol.errors import GcsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gcs.network.job import Address, Route
+
+    _Message = tuple[dict[str, int], list[tuple[str, Any]]]
 
 #: Rules for a table of an adapter's own come before those for the main one (spec 6.3).
 RULE_PRIORITY: Final = 5
@@ -31,6 +44,10 @@ _METRIC_ATTEMPTS: Final = 16
 # linux/rtnetlink.h: RTNH_F_ONLINK, the gateway is a neighbour whatever the subnets say.
 _ONLINK: Final = 0x04
 _IFF_UP: Final = 0x1
+# linux/rtnetlink.h and linux/fib_rules.h: RTPROT_STATIC, RTN_UNICAST, FR_ACT_TO_TBL.
+_STATIC: Final = 4
+_UNICAST: Final = 1
+_TO_TABLE: Final = 1
 
 
 class Links:
@@ -45,7 +62,7 @@ class Links:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.netlink = IPRoute(ext_ack=True)
+        self.netlink = RouteSocket()
 
     def close(self) -> None:
         """Close the socket."""
@@ -53,8 +70,8 @@ class Links:
 
     def find(self, name: str) -> Link | None:
         """Return the link of this name."""
-        for message in self.netlink.get_links():
-            if message.get("ifname") == name:
+        for message in self.netlink.dump(GET_LINKS):
+            if message.get_attr("IFLA_IFNAME") == name:
                 return Link(self, message)
         return None
 
@@ -72,16 +89,18 @@ class Links:
     def find_again(self, name: str, mac: str) -> Link | None:
         """Return the link of this MAC address, the one of this name if there are several."""
         found = None
-        for message in self.netlink.get_links():
-            if message.get("address") == mac and (found is None or message.get("ifname") == name):
+        for message in self.netlink.dump(GET_LINKS):
+            if message.get_attr("IFLA_ADDRESS") == mac and (
+                found is None or message.get_attr("IFLA_IFNAME") == name
+            ):
                 found = Link(self, message)
         return found
 
     def names(self) -> set[str]:
         """Return the names of all links, the other names of links among them."""
         found: set[str] = set()
-        for message in self.netlink.get_links():
-            found.add(message.get("ifname"))
+        for message in self.netlink.dump(GET_LINKS):
+            found.add(message.get_attr("IFLA_IFNAME"))
             for properties in message.get_attrs("IFLA_PROP_LIST"):
                 found.update(properties.get_attrs("IFLA_ALT_IFNAME"))
         return found
@@ -103,12 +122,12 @@ class Links:
     def add_rule(self, address: Address, table: int) -> None:
         """Make what leaves from an address look in a table first."""
         with _naming(self.place, f"adding the rule for {address.ip}"):
-            self.netlink.rule("add", **_rule(address, table))
+            self.netlink.change(ADD_RULE, *_rule(address, table))
 
     def remove_rule(self, address: Address, table: int) -> None:
         """Undo add_rule; a rule that is not there is fine."""
         with _naming(self.place, f"removing the rule for {address.ip}", _GONE):
-            self.netlink.rule("del", **_rule(address, table))
+            self.netlink.change(REMOVE_RULE, *_rule(address, table))
 
 
 class Link:
@@ -122,8 +141,8 @@ class Link:
     """
 
     def __init__(self, links: Links, message: Any) -> None:
-        self.name: str = message.get("ifname")
-        self.mtu: int = message.get("mtu")
+        self.name: str = message.get_attr("IFLA_IFNAME")
+        self.mtu: int = message.get_attr("IFLA_MTU")
         self.is_up = bool(message["flags"] & _IFF_UP)
         self._links = links
         self.index: int = message["index"]
@@ -134,15 +153,15 @@ class Link:
 
     def set_up(self) -> None:
         """Take it into operation."""
-        self._set("taking it up", state="up")
+        self._set("taking it up", flags=_IFF_UP, change=_IFF_UP)
 
     def set_down(self) -> None:
         """Take it out of operation; its routes go."""
-        self._set("taking it down", state="down")
+        self._set("taking it down", change=_IFF_UP)
 
     def set_mtu(self, mtu: int) -> None:
         """Set the MTU, in bytes."""
-        self._set(f"setting its MTU to {mtu}", mtu=mtu)
+        self._set(f"setting its MTU to {mtu}", ("IFLA_MTU", mtu))
 
     def move(self, namespace: int, links: Links) -> None:
         """Move it, taken down before, to another namespace, where it gets a name that is free.
@@ -152,8 +171,8 @@ class Link:
             links: The links there.
         """
         name = links.free_name(self.name)
-        change = {} if name == self.name else {"ifname": name}
-        self._set(f"moving it to {links.place}", net_ns_fd=namespace, **change)
+        named = () if name == self.name else (("IFLA_IFNAME", name),)
+        self._set(f"moving it to {links.place}", ("IFLA_NET_NS_FD", namespace), *named)
         there = links.require(name)
         # The MTU stays as it was known: what the kernel makes of it on the way is no news.
         self.name, self.index, self._links = name, there.index, links
@@ -166,17 +185,19 @@ class Link:
     def add_address(self, address: Address) -> None:
         """Add an address."""
         with _naming(self._label, f"adding address {address.ip}/{address.prefix}"):
-            self._links.netlink.addr("add", **self._address(address))
+            self._links.netlink.change(ADD_ADDRESS, *self._address(address))
 
     def remove_address(self, address: Address) -> None:
         """Remove an address; one that is not there is fine."""
         with _naming(self._label, f"removing address {address.ip}/{address.prefix}", _GONE):
-            self._links.netlink.addr("del", **self._address(address))
+            self._links.netlink.change(REMOVE_ADDRESS, *self._address(address))
 
     def addresses(self) -> Iterator[str]:
         """Return all its addresses, as ``address/bits``."""
-        for message in self._links.netlink.get_addr(index=self.index):
-            yield f"{message.get('local') or message.get('address')}/{message['prefixlen']}"
+        for message in self._links.netlink.dump(GET_ADDRESSES):
+            if message["index"] == self.index:
+                ip = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                yield f"{ip}/{message['prefixlen']}"
 
     def add_route(self, route: Route, table: int) -> str:
         """Add a route.
@@ -200,29 +221,19 @@ class Link:
             try:
                 return self._add_route(route, table)
             except NetlinkError as error:
-                if error.code not in (ENETUNREACH, EHOSTUNREACH) or not route.gateway:
+                if error.errno not in (ENETUNREACH, EHOSTUNREACH) or not route.gateway:
                     raise
             return self._add_route(route, table, flags=_ONLINK)
 
     def _add_route(self, route: Route, table: int, flags: int = 0) -> str:
         asked = route.metric or (_IPV6_METRIC if route.version == 6 else 0)
         for attempt in range(_METRIC_ATTEMPTS):
-            values: dict[str, Any] = {
-                "family": _FAMILIES[route.version],
-                "dst": route.destination or "default",
-                "oif": self.index,
-                "table": table or MAIN_TABLE,
-                "scope": 0,
-                "flags": flags,
-            }
-            if route.gateway:
-                values["gateway"] = route.gateway
-            if asked + attempt:
-                values["priority"] = asked + attempt
             try:
-                self._links.netlink.route("add", **values)
+                self._links.netlink.change(
+                    ADD_ROUTE, *_route(route, table, self.index, asked + attempt, flags)
+                )
             except NetlinkError as error:
-                if error.code != EEXIST or attempt == _METRIC_ATTEMPTS - 1:
+                if error.errno != EEXIST or attempt == _METRIC_ATTEMPTS - 1:
                     raise
             else:
                 break
@@ -234,34 +245,50 @@ class Link:
             f"{asked}: this one has {asked + attempt}"
         )
 
-    def _address(self, address: Address) -> dict[str, Any]:
-        return {
-            "index": self.index,
-            "address": address.ip,
+    def _address(self, address: Address) -> _Message:
+        fields = {
+            "family": _FAMILIES[address.version],
             "prefixlen": address.prefix,
-            **_flags(address),
+            "flags": _NO_DUPLICATE_DETECTION if address.version == 6 else 0,
+            "index": self.index,
         }
+        return fields, [("IFA_LOCAL", address.ip), ("IFA_ADDRESS", address.ip)]
 
-    def _set(self, action: str, **values: Any) -> None:
+    def _set(
+        self, action: str, *attributes: tuple[str, Any], flags: int = 0, change: int = 0
+    ) -> None:
+        fields = {"index": self.index, "flags": flags, "change": change}
         with _naming(self._label, action):
-            self._links.netlink.link("set", index=self.index, **values)
+            self._links.netlink.change(SET_LINK, fields, attributes)
 
 
-def _rule(address: Address, table: int) -> dict[str, Any]:
-    return {
+def _rule(address: Address, table: int) -> _Message:
+    fields = {
         "family": _FAMILIES[address.version],
-        "src": address.ip,
         "src_len": _HOST_BITS[address.version],
-        "table": table,
-        "priority": RULE_PRIORITY,
+        "action": _TO_TABLE,
     }
+    attributes = [("FRA_SRC", address.ip), ("FRA_TABLE", table), ("FRA_PRIORITY", RULE_PRIORITY)]
+    return fields, attributes
 
 
-def _flags(entry: Address | Route) -> dict[str, int]:
-    values: dict[str, int] = {"family": _FAMILIES[entry.version]}
-    if entry.version == 6:
-        values["flags"] = _NO_DUPLICATE_DETECTION
-    return values
+def _route(route: Route, table: int, index: int, metric: int, flags: int) -> _Message:
+    destination, _, length = route.destination.partition("/")
+    fields = {
+        "family": _FAMILIES[route.version],
+        "dst_len": int(length or 0),
+        "proto": _STATIC,
+        "type": _UNICAST,
+        "flags": flags,
+    }
+    attributes: list[tuple[str, Any]] = [("RTA_TABLE", table or MAIN_TABLE), ("RTA_OIF", index)]
+    if destination:
+        attributes.append(("RTA_DST", destination))
+    if route.gateway:
+        attributes.append(("RTA_GATEWAY", route.gateway))
+    if metric:
+        attributes.append(("RTA_PRIORITY", metric))
+    return fields, attributes
 
 
 @contextmanager
@@ -276,8 +303,8 @@ def _naming(what: str, action: str, fine: tuple[int, ...] = ()) -> Iterator[None
     try:
         yield
     except NetlinkError as error:
-        if error.code not in fine:
-            raise GcsError(f"{what}: {action}: {error.args[1]}") from error
+        if error.errno not in fine:
+            raise GcsError(f"{what}: {action}: {error.strerror}") from error
 
 
 def _is_makeshift(name: str) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import traceback
 
 import msgspec
 
@@ -40,4 +39,6 @@ def _carry_out(job: Job, namespace: int) -> Outcome:
     except (GcsError, OSError) as error:
         return Outcome(error=error_text(error))
     except Exception as error:  # noqa: BLE001  (the agent is told)
+        import traceback
+
         return Outcome(error=error_text(error), defect=traceback.format_exc())
