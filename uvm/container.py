@@ -246,7 +246,7 @@ class Container:
         await self.create_from(document)
 
     async def mount_volumes(self, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
-        """Share directories of the host and mount them in the guest, until it is removed.
+        """Share what is the host's and mount it in the guest, until it is removed.
 
         Returns:
             Mounts for an OCI specification; what others are mounted in comes before them.
@@ -415,7 +415,11 @@ class Container:
 
     async def _mount_volume(self, number: int, volume: Volume) -> str:
         shares = self.guest.shares
-        name = await shares.add(Path(volume.source), read_only=volume.read_only)
+        source = Path(volume.source)
+        # A real host shares the directory of a file, too, and lets nothing else of it be seen.
+        file = source.name if await asyncio.to_thread(source.is_file) else None
+        directory = source if file is None else source.parent
+        name = await shares.add(directory, read_only=volume.read_only, file=file)
         self.when_removed(partial(shares.remove, name))
         settings = MappedDirectory(
             mount_path=self.place.share_mount(number, name),
@@ -426,7 +430,7 @@ class Container:
         modify = self.guest.client.modify_settings
         await modify(ADD, "MappedDirectory", settings)
         self.when_removed(partial(modify, REMOVE, "MappedDirectory", settings))
-        return settings.mount_path
+        return settings.mount_path if file is None else f"{settings.mount_path}/{file}"
 
     async def _map_disk(self, disk: MappedVirtualDisk) -> None:
         await map_disk(self.guest, disk)

@@ -93,12 +93,12 @@ class ProcessOptions:
 
 @dataclass(frozen=True)
 class Volume:
-    """A directory of the host that a container sees.
+    """A directory or a file of the host that a container sees.
 
     Attributes:
-        source: The directory, as an absolute path.
+        source: Its absolute path.
         target: Where it is in the container, as an absolute path.
-        read_only: Whether the container may change nothing in it.
+        read_only: Whether the container may change nothing of it.
     """
 
     source: str
@@ -118,7 +118,7 @@ class ContainerOptions:
         cgroup_namespace: Whether it sees its own cgroup as the root of them all. A real host does
             not ask for it.
         stop_signal: What asks its init to end; ``None``: what the agent sends.
-        volumes: Directories of the host that it sees.
+        volumes: Directories and files of the host that it sees.
     """
 
     process: ProcessOptions

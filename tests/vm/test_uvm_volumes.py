@@ -1,4 +1,4 @@
-"""Directories of the host in containers: `-v`, and the library, with a real kernel's 9p."""
+"""Directories and files of the host in containers: `-v`, the library, with a real 9p client."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("place")
     (directory / "a share: odd").mkdir()
     (directory / "outside").write_text("read-only\n")
+    (directory / "one").write_text("one\n")
     return directory
 
 
@@ -46,9 +47,10 @@ def share(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def container(vm: KeptVm, place: Path, share: Path) -> str:
-    """A running container with the share at /data, and the directory above at /data/inside/up."""
-    options = ["--detach", "-v", f"{share}:/data", "-v", f"{place}:/data/inside/up:ro"]
-    result = vm.run("sleep", "100000", options=options)
+    """A running container with the share at /data, the one above at /data/inside/up, and a file."""
+    volumes = (f"{share}:/data", f"{place}:/data/inside/up:ro", f"{place}/one:/etc/one.conf")
+    options = [option for volume in volumes for option in ("-v", volume)]
+    result = vm.run("sleep", "100000", options=["--detach", *options])
     assert result.returncode == 0, result.stderr.decode()
     return result.stdout.decode().strip()
 
@@ -106,6 +108,14 @@ def test_files_of_the_host_in_a_container(
     assert not (place / "new").exists()
 
 
+def test_one_file_of_the_host(vm: KeptVm, container: str, place: Path) -> None:
+    script = "cat /etc/one.conf; echo two >> /etc/one.conf; cat /data/inside/up/one"
+    assert run(vm, container, script).split() == ["one", "one", "two"]
+    assert (place / "one").read_text() == "one\ntwo\n"
+    # The VM has nothing else of its directory.
+    assert vm.exec("ls", f"/run/gcs/c/{container}/mounts/m1").stdout == b"one\n"
+
+
 def test_two_thousand_files(vm: KeptVm, container: str, share: Path) -> None:
     """What the host does is seen at once, and the other way round."""
     directory = share / "many"
@@ -154,7 +164,7 @@ fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 def test_nothing_stays_of_a_container(vm: KeptVm, container: str) -> None:
     """The mounts in the guest and the port go with it."""
-    assert vm.exec("cat", "/proc/mounts").stdout.count(b" 9p ") == 2
+    assert vm.exec("cat", "/proc/mounts").stdout.count(b" 9p ") == 3
     vm.uvm("kill", "--name", vm.name, container, check=True)
     await_no_containers(vm)
     assert_nothing_stays(vm)
@@ -175,10 +185,10 @@ def assert_nothing_stays(vm: KeptVm) -> None:
 @pytest.mark.parametrize(
     ("volume", "text"),
     [
-        ("/nonexistent/directory:/data", "the directory /nonexistent/directory does not exist"),
-        ("/etc/passwd:/data", "/etc/passwd is no directory"),
-        ("/tmp", "is not in the form HOSTDIR:/PATH"),
-        ("/tmp:/data:rx", "is not in the form HOSTDIR:/PATH"),
+        ("/nonexistent/directory:/data", "/nonexistent/directory does not exist"),
+        ("/dev/null:/data", "/dev/null is neither a directory nor a regular file"),
+        ("/tmp", "is not in the form HOSTPATH:/PATH"),
+        ("/tmp:/data:rx", "is not in the form HOSTPATH:/PATH"),
     ],
 )
 def test_what_is_no_volume_is_said_before_the_boot(uvm: Uvm, volume: str, text: str) -> None:

@@ -93,8 +93,8 @@ def _add_run(commands: _Commands) -> None:
         "--volume",
         action="append",
         default=[],
-        metavar="HOSTDIR:/PATH[:ro]",
-        help="share a directory of the host with the container; may be repeated",
+        metavar="HOSTPATH:/PATH[:ro]",
+        help="share a directory or a file of the host with the container; may be repeated",
     )
     parser.add_argument("--hostname", default="uvm", help="host name of the container")
     parser.add_argument("--read-only", action="store_true", help="read-only root file system")

@@ -34,7 +34,7 @@ def read(fid: Fid, offset: int, room: int) -> bytes:
         OSError: It is no open directory, or not even one entry fits.
     """
     size = min(max(room, _SMALLEST_BUFFER), _LARGEST_BUFFER)
-    entries = kernel.read_entries(fid.io(), offset, size)
+    entries = _visible(fid, offset, size)
     parts: list[bytes] = []
     for entry in entries:
         room -= _ENTRY.size + len(entry.name)
@@ -90,6 +90,20 @@ def remove(fid: Fid) -> None:
             os.unlink(name, dir_fd=directory)
     finally:
         os.close(directory)
+
+
+def _visible(fid: Fid, offset: int, size: int) -> list[kernel.Entry]:
+    """Read entries until there are some that the guest may know of, or the directory ends."""
+    while entries := kernel.read_entries(fid.io(), offset, size):
+        visible = [
+            entry
+            for entry in entries
+            if entry.name in (b".", b"..") or fid.share.shows(fid.held, entry.name)
+        ]
+        if visible:
+            return visible
+        offset = entries[-1].position
+    return []
 
 
 def _qid(fid: Fid, entry: kernel.Entry) -> Qid:

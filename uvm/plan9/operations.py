@@ -73,6 +73,18 @@ T = TypeVar("T", bound=Message)
 _Method = Callable[["Operations", Any], Message]
 
 
+_CHANGES_OF_NAMES: Final = (
+    Tlcreate,
+    Tlink,
+    Tmkdir,
+    Tmknod,
+    Trename,
+    Trenameat,
+    Tsymlink,
+    Tunlinkat,
+)
+
+
 class _Operation(NamedTuple):
     method: _Method
     writes: bool
@@ -125,7 +137,7 @@ class Operations:
         if operation is None:
             raise OSError(errno.EOPNOTSUPP, f"{type(request).__name__} is not supported")
         if operation.writes:
-            self._check_writable(getattr(request, type(request).__struct_fields__[0]))
+            self._check_writable(request)
         return operation.method(self, request)
 
     def reset(self) -> None:
@@ -142,9 +154,12 @@ class Operations:
     def _io_unit(self) -> int:
         return self.message_size - DATA_OVERHEAD
 
-    def _check_writable(self, number: int) -> None:
+    def _check_writable(self, request: Message) -> None:
+        number = getattr(request, type(request).__struct_fields__[0])
         with self.fids.use(number) as fid:
             _refuse_changes(fid)
+            if isinstance(request, _CHANGES_OF_NAMES) or _is_directory_of_file(fid):
+                _refuse_other_files(fid)
 
     # Files of the guest
 
@@ -191,6 +206,7 @@ class Operations:
         with self.fids.remove(request.fid) as fid:
             self.locks.forget(fid)
             _refuse_changes(fid)
+            _refuse_other_files(fid)
             directories.remove(fid)
         return Rremove()
 
@@ -371,6 +387,15 @@ def _follow(fid: Fid, names: list[bytes]) -> tuple[int | None, list[Qid]]:
 def _refuse_changes(fid: Fid) -> None:
     if fid.share.read_only:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def _is_directory_of_file(fid: Fid) -> bool:
+    return fid.share.file is not None and fid.share.is_root(fid.held)
+
+
+def _refuse_other_files(fid: Fid) -> None:
+    if fid.share.file is not None:
+        raise OSError(errno.EPERM, "of this directory one file is shared, and nothing else")
 
 
 def _same_share(one: Fid, other: Fid) -> None:

@@ -49,14 +49,18 @@ class ShareServer:
     def __len__(self) -> int:
         return len(self._shares)
 
-    async def add(self, directory: Path, *, read_only: bool = False) -> str:
-        """Share a directory and return the name of the share.
+    async def add(
+        self, directory: Path, *, read_only: bool = False, file: str | None = None
+    ) -> str:
+        """Share a directory, or one file of it, and return the name of the share.
+
+        The arguments are those of :class:`Share`.
 
         Raises:
             UvmError: It can't be opened, or is no directory.
             ListenError: The port is taken.
         """
-        share = await asyncio.to_thread(Share, directory, read_only=read_only)
+        share = await asyncio.to_thread(Share, directory, read_only=read_only, file=file)
         try:
             if self._listener is None:
                 self._listen()

@@ -1,4 +1,4 @@
-"""A shared directory, and the ways from one of its files to another: none leads out of it.
+"""A shared directory or file, and the ways from one file to another: none leads out of it.
 
 Every file the guest knows is held by a descriptor of O_PATH. One step of a walk opens one name
 beneath such a descriptor and follows no link, so neither links nor a file of the guest that is
@@ -36,7 +36,7 @@ _OPEN_FLAGS: Final = (
 
 
 class Share:
-    """A directory that guests can attach to.
+    """A directory that guests can attach to, or one file of a directory.
 
     It is open for whoever has made it, and for each of its files that a guest has: an operation may
     still be under way when it is given up.
@@ -44,14 +44,19 @@ class Share:
     Args:
         directory: The directory.
         read_only: Whether guests may change nothing in it.
+        file: All that guests see of it, if it is not the whole. They may write to this file, and
+            neither give it another name nor remove it nor make others.
 
     Raises:
         UvmError: It can't be opened, or is no directory.
     """
 
-    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, read_only: bool = False, file: str | None = None
+    ) -> None:
         self.directory = directory
         self.read_only = read_only
+        self.file = None if file is None else os.fsencode(file)
         try:
             self.root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -100,7 +105,14 @@ class Share:
         if name == b"..":
             return self._parent(directory)
         check_name(name)
+        if not self.shows(directory, name):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.open(name, HOLD, dir_fd=directory)
+
+    def shows(self, directory: int, name: bytes) -> bool:
+        """Whether guests may know of an entry of a directory."""
+        # Where the file was, there may be a directory by now: nothing of that is shared.
+        return self.file is None or (name == self.file and self.is_root(directory))
 
     def place(self, descriptor: int) -> tuple[int, bytes]:
         """Return the directory a file is in, as a new descriptor, and its name there.

@@ -24,6 +24,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "a:b").mkdir()
     (tmp_path / "a:b:ro").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("d/../file")
+    os.mkfifo(tmp_path / "pipe")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,6 +41,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("a:b:/data", "a:b", "/data", False),
         ("a:b:ro:/data:ro", "a:b:ro", "/data", True),
         ("d:/ro", "d", "/ro", False),
+        ("file:/etc/x.conf:ro", "file", "/etc/x.conf", True),
+        ("link:/etc/x.conf", "file", "/etc/x.conf", False),
     ],
 )
 def test_what_is_a_volume(here: Path, text: str, source: str, target: str, read_only: bool) -> None:
@@ -60,7 +64,7 @@ def test_what_is_a_volume(here: Path, text: str, source: str, target: str, read_
         ("d:/", "root file system"),
         ("d:/x/..", "root file system"),
         ("none:/data", "/none does not exist"),
-        ("file:/data", "/file is no directory"),
+        ("pipe:/data", "/pipe is neither a directory nor a regular file"),
         (os.fsdecode(b"\xff") + ":/data", "not UTF-8"),
     ],
 )
@@ -78,7 +82,7 @@ def test_on_the_command_line(here: Path, capfd: pytest.CaptureFixture[str]) -> N
     arguments = build_parser().parse_args(["run", "-v", "d:/a", "--volume", ".:/b:ro", "fs"])
     assert arguments.volume == ["d:/a", ".:/b:ro"]
     assert main(["run", "-v", "none:/data"]) == 125
-    assert capfd.readouterr().err.startswith("uvm: -v 'none:/data': the directory ")
+    assert capfd.readouterr().err.startswith(f"uvm: -v 'none:/data': {here}/none ")
 
 
 def test_volumes_are_bound_behind_what_every_container_has() -> None:
