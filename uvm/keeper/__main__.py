@@ -12,12 +12,13 @@ import msgspec
 from gcs.protocol.errors import GcsError
 from uvm.boot import build_machine
 from uvm.errors import UvmError
+from uvm.keeper.agent_log import AgentLog
 from uvm.keeper.channel import Channel, ChannelClosedError, listen
 from uvm.keeper.client import CONTROL_SOCKET
 from uvm.keeper.config import KeeperConfig, ready_channel
 from uvm.keeper.log import configure_log, log_path
 from uvm.keeper.messages import Done, Request, Text
-from uvm.keeper.server import AgentLog, Keeper, failure
+from uvm.keeper.server import Keeper, failure
 from uvm.utility_vm import UtilityVm
 from uvm.vm.directory import RunDirectory
 

@@ -15,6 +15,7 @@ import msgspec
 from gcs.protocol.errors import GcsError, RemoteError
 from uvm.container import Container
 from uvm.errors import UvmError
+from uvm.keeper.agent_log import AgentLog
 from uvm.keeper.channel import Channel, ChannelClosedError, accepted
 from uvm.keeper.messages import (
     ContainerEntry,
@@ -38,7 +39,6 @@ from uvm.keeper.messages import (
 )
 from uvm.keeper.session import run_session
 from uvm.listen import accept_connection
-from uvm.logs import LogEntry
 from uvm.process import Process
 from uvm.spec import ProcessOptions
 from uvm.users import resolve_user
@@ -46,54 +46,8 @@ from uvm.utility_vm import RootDisks, UtilityVm
 
 _CONTAINERS_GRACE: Final = 15.0
 _POWER_OFF_GRACE: Final = 10.0
-_LOG_PIECE: Final = 1 << 16
 
 _Handler = Callable[[Channel[Request], Any], Awaitable[None]]
-
-
-class AgentLog:
-    """The agent's log in a file, for those who read it now and later."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("ab", buffering=0)
-        self._followers: set[asyncio.Queue[str]] = set()
-
-    def write(self, entry: LogEntry) -> None:
-        """Append an entry."""
-        line = entry.to_json()
-        self._file.write(line)
-        for queue in self._followers:
-            queue.put_nowait(line.decode())
-
-    async def send(self, channel: Channel[Request], *, follow: bool) -> None:
-        """Send what there is, and with ``follow`` what comes."""
-        queue: asyncio.Queue[str] = asyncio.Queue()
-        self._followers.add(queue)
-        try:
-            # Lines are cut only between messages: the reader puts them together again.
-            content = self._path.read_text(encoding="utf-8")
-            for start in range(0, len(content), _LOG_PIECE):
-                await channel.send(Text(content[start : start + _LOG_PIECE]))
-            closed = asyncio.create_task(_until_closed(channel))
-            try:
-                while follow and not closed.done():
-                    line = asyncio.create_task(queue.get())
-                    waiting: set[asyncio.Task[Any]] = {line, closed}
-                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                    if not line.done():
-                        line.cancel()
-                        return
-                    await channel.send(Text(line.result()))
-            finally:
-                closed.cancel()
-            await channel.send(Done())
-        finally:
-            self._followers.discard(queue)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class Keeper:
@@ -321,9 +275,3 @@ def failure(error: BaseException) -> Failed:
     if isinstance(error, RemoteError):
         return Failed(error.message, error.hresult)
     return Failed(str(error) or type(error).__name__)
-
-
-async def _until_closed(channel: Channel[Request]) -> None:
-    with contextlib.suppress(ChannelClosedError):
-        while True:
-            await channel.receive()
