@@ -13,6 +13,7 @@
 #   USR_MERGED_ROOTFS  1: /bin of the delta is a link to /usr/bin, for bases where it is, too
 #   KMOD               1: modules of Debian's kernel are in the image itself, not only in that for QEMU
 #   ROOTFS_DEVICE, HASH_DEVICE  how the kernel of a verified root finds it (/dev/sda, /dev/sdb)
+#   VM_JOBS            how many files of tests/vm run at once (default: 2)
 #   SOURCE_DATE_EPOCH  time of every file in the image (default: time of the last commit)
 
 VENV := .venv
@@ -191,10 +192,14 @@ run: setup vm
 	@$(VENV)/bin/uvm run --image-dir $(OUT) --timings --memory-limit 128 --hostname a-container $(OUT)/busybox.tar \
 		-- /bin/sh -c '$(WORTH_SEEING)'
 
+# An emulated VM keeps one processor busy. The tests of a file share a VM, so they stay together.
+VM_JOBS ?= 2
+VM_TESTS := $(PYTHON) -m pytest -n $(VM_JOBS) --dist loadfile --no-loadscope-reorder
+
 test: setup all rootfs verity
 	$(PYTHON) -m pytest tests/unit
 	$(PYTHON) -m pytest tests/functional
-	$(PYTHON) -m pytest tests/vm
+	$(VM_TESTS) tests/vm
 
 # The image for another kind of machine, which is emulated: takes minutes.
 test-arm64: setup

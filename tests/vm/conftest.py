@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[2]
+#: Files that take longest, which begin first where several run at once; the others follow.
+LONGEST = (
+    "test_uvm_many",
+    "test_network",
+    "test_uvm_kept",
+    "test_uvm_run",
+    "test_storage_faults",
+    "test_network_cli",
+    "test_storage_devices",
+)
 #: Longest time for one command, in seconds; emulated machines on a busy host are slow.
 PATIENCE = 100.0
 
@@ -126,6 +136,12 @@ class KeptVm:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a container in the VM."""
         return self.uvm("run", "--name", self.name, *options, *rootfs, "--", *command, stdin=stdin)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)
