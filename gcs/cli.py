@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -111,6 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _complain(argv, f"cannot open the log file {values['logfile']}: {error.strerror}")
         return FAILURE_STATUS
+    # The agent handles it. From asyncio's own handler, which would be found in its place, `signal`
+    # would make a text that shows a task, and that takes a sixth of the start.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return asyncio.run(Agent(options, logs).run())
     except Exception:  # noqa: BLE001 - the last words must be a log entry

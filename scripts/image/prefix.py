@@ -17,7 +17,7 @@ from scripts.image import elf, imports
 from scripts.image.distributions import Distributions
 from scripts.image.errors import BuildError, run
 from scripts.image.origin import Component, Contained, Origin
-from scripts.image.rewrite import with_plain_numbers
+from scripts.image.rewrite import REWRITTEN
 from scripts.image.tree import Tree
 
 if TYPE_CHECKING:
@@ -217,11 +217,12 @@ class PythonPrefix:
 
     def _rewritten(self, name: str, file: Path) -> Path:
         """Return the file to compile for a module: its own, or a changed copy."""
-        if name != "socket":
+        rewrite = REWRITTEN.get(name)
+        if rewrite is None:
             return file
         source = self._work / "rewritten" / f"{name}.py"
         source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text(with_plain_numbers(file.read_text(), str(file)))
+        source.write_text(rewrite(file.read_text(), str(file)))
         return source
 
     def _startup_file(self, name: str, before: str = "") -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import stat
@@ -10,8 +11,11 @@ import subprocess
 import tarfile
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from gcs.protocol.frame import MessageType, encode_frame
+from gcs.protocol.message import UVM_ID
 from gcs.time_sync import configuration
 from scripts.image import cpio
 from tests.functional.image_support import OUT, PYTHON, REPOSITORY, chroot, run, unpack
@@ -269,6 +273,23 @@ class TestDelta:
         done = chroot(delta, "/bin/gcs", "-no-such-flag")
         assert done.returncode == 2
         assert "no-such-flag" in done.stderr
+
+    def test_modules_for_rare_occasions_do_not_run_at_the_start(self, delta: Path) -> None:
+        """`inspect` would be a sixth of it; asyncio has more than one way to ask it something."""
+        body = msgspec.json.encode(
+            {"ContainerID": UVM_ID, "MinimumVersion": 4, "MaximumVersion": 4}
+        )
+        frame = encode_frame(MessageType.NEGOTIATE_PROTOCOL, 1, body, limit=1 << 16)
+        (delta / "dev").mkdir(exist_ok=True)
+        os.mknod(delta / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        agent = [PYTHON, "-IS", "-X", "importtime", "/bin/gcs", "-v4", "-use-inouterr"]
+        done = subprocess.run(
+            ["chroot", delta, *agent], input=frame, capture_output=True, check=False
+        )
+        assert b'"Version":4' in done.stdout
+        imports = done.stderr.partition(b"negotiateProtocolV2")[0]
+        assert b"asyncio.unix_events" in imports
+        assert not re.findall(rb"\| *(_ast|opcode|_opcode|token|re\._casefix)\b", imports)
 
     def test_threads_see_a_module_complete_when_they_use_it_first_together(
         self, delta: Path

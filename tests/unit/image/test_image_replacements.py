@@ -11,13 +11,18 @@ import socket
 import subprocess
 import sys
 import types
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.image.errors import BuildError
 from scripts.image.guest.replacements import asyncio_package
-from scripts.image.rewrite import with_plain_numbers
+from scripts.image.rewrite import with_plain_numbers, without_inspect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 GUEST = Path(__file__).parents[3] / "scripts/image/guest"
 
@@ -140,3 +145,33 @@ def test_a_module_that_makes_no_enumerations() -> None:
     for source in ("import enum\n", "IntEnum._convert_(name)\n", "x._convert_('a')\n"):
         with pytest.raises(BuildError, match="module: no enumerations are made of constants"):
             with_plain_numbers(source, "module")
+
+
+def test_coroutine_functions_are_known_without_inspect() -> None:
+    file = Path(asyncio.coroutines.__file__)
+    source = without_inspect(file.read_text(), "coroutines")
+    assert source.startswith(file.read_text().partition("inspect.")[0])
+    rewritten = types.ModuleType("rewritten")
+    exec(compile(source, str(file), "exec"), rewritten.__dict__)
+
+    class Owner:
+        async def coroutine(self) -> None: ...
+        def function(self) -> None: ...
+
+    async def generator() -> AsyncIterator[int]:
+        yield 1
+
+    owner = Owner()
+    for subject in (
+        *(owner.coroutine, owner.function, Owner.coroutine, Owner.function, owner, Owner),
+        *(partial(owner.coroutine), partial(owner.function), partial(partial(Owner.coroutine), 1)),
+        *(generator, print, lambda: None, None, 5),
+    ):
+        expected = asyncio.iscoroutinefunction(subject)
+        assert rewritten.iscoroutinefunction(subject) == expected, subject
+
+
+def test_a_module_that_asks_inspect_otherwise() -> None:
+    for source in ("import inspect\n", "inspect.iscoroutinefunction(func)\ninspect.x\n"):
+        with pytest.raises(BuildError, match="module: inspect is not asked"):
+            without_inspect(source, "module")
