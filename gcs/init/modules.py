@@ -174,8 +174,12 @@ def read_configuration(root: str = "/") -> tuple[set[str], dict[str, str]]:
     with open(f"{root}proc/cmdline", encoding="utf-8", errors="replace") as file:
         for word in file.read().split():
             key, _, value = word.partition("=")
+            module, dot, _ = key.partition(".")
             if key == "modprobe.blacklist":
                 blacklist.update(module_name(name) for name in value.split(","))
+            elif dot:
+                name = module_name(module)
+                options[name] = f"{options.get(name, '')} {word[len(module) + 1 :]}".lstrip()
     return blacklist, options
 
 

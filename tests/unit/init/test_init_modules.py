@@ -111,6 +111,14 @@ def test_blacklist_of_the_kernel_command_line(tree: Tree) -> None:
     assert read_configuration(f"{tree.root}/")[0] == {"bridge", "9pnet_fd"}
 
 
+def test_parameters_of_the_kernel_command_line_come_after_those_of_files(tree: Tree) -> None:
+    tree.configure("options bridge a=1\n")
+    (tree.root / "proc/cmdline").write_text("root=/dev/x.y bridge.a=2 9pnet-fd.on bridge.b=1.5 x\n")
+    tree.list_modules("bridge\n9pnet_fd\n")
+    tree.loader().load_all()
+    assert tree.kernel == [("bridge", "a=1 a=2 b=1.5"), ("9pnet_fd", "on")]
+
+
 def test_options_are_passed_to_their_module(tree: Tree) -> None:
     tree.configure("options bridge a=1 b=2\noptions bridge c=3\n")
     tree.list_modules("bridge\n")
