@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from gcs.bridge.framing import FrameDecoder
@@ -28,6 +29,8 @@ _READ_BYTES = 64 * 1024
 #: While more than this waits for a slow host, no request is read; below the second, again.
 _HIGH_WATER = 1024 * 1024
 _LOW_WATER = 256 * 1024
+#: Messages in one system call; on a vsock each call is a packet, and an exit from the VM.
+_MESSAGES_AT_ONCE = 64
 
 
 class Connection:
@@ -55,6 +58,7 @@ class Connection:
         self._sent_of_first = 0
         self._paused = False
         self._waiting = False
+        self._gathering = False
         self._closed = self._loop.create_future()
         self._loop.add_reader(reader, self._read)
 
@@ -79,7 +83,7 @@ class Connection:
         """Write a message behind all that were sent before; never waits, never fails."""
         self._queue.append(message)
         self._queued_bytes += len(message.frame)
-        if len(self._queue) == 1:
+        if len(self._queue) == 1 and not self._gathering:
             self._write()
         if self._queued_bytes > _HIGH_WATER and not self._paused and self.is_open:
             self._paused = True
@@ -111,24 +115,42 @@ class Connection:
             missing = self._decoder.pending()
             self.close(f"closed by the host within a frame ({missing})" if missing else "EOF")
             return
+        self._gathering = True
+        frames = 0
         try:
             for header, body in self._decoder.feed(data):
+                frames += 1
                 self._on_frame(header, body)
                 if not self.is_open:
                     return
         except FramingError as error:
             logger.error("the stream from the host is broken: %s", error)
+            self._send_gathered()
             self.close("malformed frame")
         except Exception:
             # A request may have been lost: better a host that knows than one that waits.
             logger.exception("cannot take in a frame")
+            self._send_gathered()
             self.close("internal error")
+        if frames > 1:
+            # What these requests started comes before this, and answers most of them.
+            self._loop.call_soon(self._send_gathered)
+        else:
+            self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        """Send what was gathered while several requests that came together were taken in."""
+        self._gathering = False
+        if not self._waiting:
+            self._write()
 
     def _write(self) -> None:
         while self._queue and self.is_open:
-            frame = self._queue[0].frame
+            frames = [message.frame for message in islice(self._queue, _MESSAGES_AT_ONCE)]
             try:
-                count = os.write(self._writer, memoryview(frame)[self._sent_of_first :])
+                count = os.writev(
+                    self._writer, [memoryview(frames[0])[self._sent_of_first :], *frames[1:]]
+                )
             except (BlockingIOError, InterruptedError):
                 if not self._waiting:
                     self._waiting = True
@@ -138,10 +160,12 @@ class Connection:
                 self.close(f"write failed: {error.strerror}")
                 return
             self._sent_of_first += count
-            if self._sent_of_first == len(frame):
+            for frame in frames:
+                if self._sent_of_first < len(frame):
+                    break
                 self._queue.popleft()
                 self._queued_bytes -= len(frame)
-                self._sent_of_first = 0
+                self._sent_of_first -= len(frame)
         if self._waiting and self.is_open:
             self._waiting = False
             self._loop.remove_writer(self._writer)

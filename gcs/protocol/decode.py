@@ -18,6 +18,7 @@ T = TypeVar("T")
 #: their text: 64 MiB of ``[],[],…`` would end a VM of ordinary size.  Real requests stay below 1 %.
 MAX_VALUES: Final = 500_000
 
+#: By type and lower-case key: the key as it is declared, and the type if there is more to fold.
 _field_tables: dict[type, dict[str, tuple[str, Any]]] = {}
 
 
@@ -131,7 +132,7 @@ def _fold_struct(value: Any, target: type[msgspec.Struct], *, keep_unknown: bool
                 folded[key] = entry
         elif entry is not None:
             name, kind = known
-            folded[name] = _fold(entry, kind, keep_unknown=keep_unknown)
+            folded[name] = entry if kind is None else _fold(entry, kind, keep_unknown=keep_unknown)
     return folded
 
 
@@ -140,6 +141,17 @@ def _build_field_table(target: type[msgspec.Struct]) -> dict[str, tuple[str, Any
     for base in reversed(target.__mro__):
         annotations.update(base.__dict__.get("__annotations__", {}))
     names = zip(target.__struct_fields__, target.__struct_encode_fields__, strict=True)
-    table = {encoded.lower(): (encoded, annotations[field]) for field, encoded in names}
+    table = {encoded.lower(): (encoded, _foldable(annotations[field])) for field, encoded in names}
     _field_tables[target] = table
     return table
+
+
+def _foldable(target: Any) -> Any:
+    """Return the type of a field, or ``None`` where values of it hold no keys and no nulls."""
+    kinds = [kind for kind in typing.get_args(target) if kind is not types.NoneType]
+    is_union = typing.get_origin(target) in (types.UnionType, typing.Union)
+    kind = kinds[0] if is_union else target
+    holds_more = typing.get_origin(kind) in (list, dict) or (
+        isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    )
+    return target if holds_more else None

@@ -107,6 +107,18 @@ def is_response(message_type: int) -> bool:
 
 def type_name(message_type: int) -> str:
     """Return a readable name of a message type, such as ``Request/Create``."""
+    name = _names.get(message_type)
+    if name is None:
+        name = _make_name(message_type)
+        if not name.startswith("0x"):  # of others there are too many to remember
+            _names[message_type] = name
+    return name
+
+
+_names: dict[int, str] = {}
+
+
+def _make_name(message_type: int) -> str:
     kind = {0x1000_0000: "Request", 0x2000_0000: "Response"}.get(message_type & _KIND_MASK)
     if message_type == MessageType.NOTIFICATION:
         return "Notification"
