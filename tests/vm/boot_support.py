@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from uvm.vm.machine import Machine
 
-PATIENCE = 80.0
+PATIENCE = 200.0
 
 
 class Boot:

@@ -33,7 +33,9 @@ LONGEST = (
     "test_storage_devices",
 )
 #: Longest time for one command, in seconds; emulated machines on a busy host are slow.
-PATIENCE = 100.0
+PATIENCE = 200.0
+#: Longest time for one test that says nothing of its own, in seconds.
+LONGEST_TEST = 300
 
 
 class Uvm:
@@ -139,9 +141,12 @@ class KeptVm:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files."""
+    """Begin with the longest files, and have patience with all."""
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+    for item in items:
+        if item.path.parent == Path(__file__).parent and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONGEST_TEST))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -71,7 +71,7 @@ class Log:
 
     async def about(self, cgroup: str) -> LogEntry:
         """Wait for an entry about the memory of a control group."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 self._news.clear()
                 for entry in self.entries:

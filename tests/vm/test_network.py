@@ -125,7 +125,7 @@ def user_networks(count: int) -> list[Adapter]:
 
 async def ask(port: PublishedPort) -> str:
     """Fetch the name of a pod by a published port of the host, as soon as its server is there."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             answer = b""
             with contextlib.suppress(ConnectionError):
