@@ -15,11 +15,11 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import queue
 import select
 import sys
 import threading
 import time
+from _queue import Empty, SimpleQueue  # `queue` has more kinds of queues, all made when imported
 from typing import TYPE_CHECKING, Any
 
 from gcs.init import supervisor
@@ -70,7 +70,7 @@ class LogWriter:
     def __init__(self, descriptor: int, capacity: int = QUEUE_BYTES) -> None:
         self.descriptor = descriptor
         self._capacity = capacity
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         # Each counter has one writer only (producers hold the handler's lock), so no lock here.
         self._accepted = 0
         self._done = 0
@@ -104,7 +104,7 @@ class LogWriter:
                     line = self._queue.get_nowait()
                 else:
                     ended = True
-            except queue.Empty:
+            except Empty:
                 pass
             if not self._broken:
                 self._write(chunk)

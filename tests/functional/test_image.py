@@ -291,6 +291,48 @@ class TestDelta:
         assert b"asyncio.unix_events" in imports
         assert not re.findall(rb"\| *(_ast|opcode|_opcode|token|re\._casefix)\b", imports)
 
+    def test_the_agents_imports_leave_all_those_modules_alone(self, delta: Path) -> None:
+        code = (
+            "import sys, bundle, gcs.cli\n"
+            "names = bundle.LAZY & set(sys.modules)\n"
+            "kinds = {name: type(sys.modules[name]).__name__ for name in names}\n"
+            "print(len(kinds), {name for name in kinds if kinds[name] != 'LazyModule'})"
+        )
+        done = chroot(delta, PYTHON, "-IS", "-c", code)
+        count, others = done.stdout.split(maxsplit=1)
+        assert int(count) > 10
+        assert others == "set()\n"
+
+    @pytest.mark.parametrize(
+        ("code", "expected"),
+        [
+            # By a function of the module for names that it has not.
+            (
+                "from concurrent.futures import ThreadPoolExecutor as T; print(T(3)._max_workers)",
+                "3",
+            ),
+            ("import concurrent.futures as c; print(hasattr(c, 'nothing'))", "False"),
+            (
+                "from traceback import extract_stack as f; print(len(f()) > 1, len(f(limit=1)))",
+                "True 1",
+            ),
+            ("import asyncio; print(asyncio.run(asyncio.sleep(0, 7), debug=True))", "7"),
+            (
+                "import asyncio, subprocess; print(asyncio.wait.__kwdefaults__['return_when'])",
+                "ALL_COMPLETED",
+            ),
+            (
+                "import msgspec; print(msgspec.msgpack.encode(1), msgspec.toml.__name__)",
+                "b'\\x01' msgspec.toml",
+            ),
+        ],
+    )
+    def test_what_they_have_is_there_when_it_is_used(
+        self, delta: Path, code: str, expected: str
+    ) -> None:
+        done = chroot(delta, PYTHON, "-IS", "-c", code)
+        assert (done.stdout, done.stderr) == (f"{expected}\n", "")
+
     def test_threads_see_a_module_complete_when_they_use_it_first_together(
         self, delta: Path
     ) -> None:

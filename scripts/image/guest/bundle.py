@@ -20,6 +20,7 @@ from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, ModuleType
 else:
     ModuleType = type(sys)
@@ -32,11 +33,16 @@ LAZY = frozenset(
         "ast",
         "asyncio.sslproto",
         "asyncio.staggered",
+        "concurrent.futures",
         "dis",
         "inspect",
         "linecache",
         "locale",
         "msgspec.inspect",
+        "msgspec.msgpack",
+        "msgspec.structs",
+        "msgspec.toml",
+        "msgspec.yaml",
         "re._parser",
         "subprocess",
         "textwrap",
@@ -44,6 +50,9 @@ LAZY = frozenset(
         "traceback",
     }
 )
+
+# The C code of asyncio takes this function when it is imported, and calls it in debug mode only.
+_FUNCTIONS_TAKEN = {"traceback": "extract_stack"}
 
 _ASKED_BY_IMPORTS = frozenset({"__cached__", "__file__", "__path__"})
 _running = RLock()
@@ -72,6 +81,9 @@ class LazyModule(ModuleType):
                 self.__class__ = ModuleType  # type: ignore[assignment]
             if name in self.__dict__:
                 return self.__dict__[name]
+        if type(self) is not LazyModule:
+            # A module may have a function for names that it has not.
+            return getattr(self, name)
         raise AttributeError(f"module {own!r} has no attribute {name!r}", name=name, obj=self)
 
 
@@ -97,7 +109,13 @@ class BundleImporter:
 
     def create_module(self, spec: ModuleSpec) -> "ModuleType | None":
         """Make a lazy module, or let the import system make an ordinary one."""
-        return LazyModule(spec.name) if spec.name in LAZY else None
+        if spec.name not in LAZY:
+            return None
+        module = LazyModule(spec.name)
+        function = _FUNCTIONS_TAKEN.get(spec.name)
+        if function is not None:
+            module.__dict__[function] = _forwarder(module, function)
+        return module
 
     def exec_module(self, module: "ModuleType") -> None:
         """Run a module's code, except a lazy one's."""
@@ -110,6 +128,17 @@ class BundleImporter:
         _, offset, length = self._table[name]
         code: CodeType = marshal.loads(_read(self._start + offset, length))
         return code
+
+
+def _forwarder(module: LazyModule, name: str) -> "Callable[..., object]":
+    """Return a function in place of one that is taken from a module before it has run."""
+
+    def forward(*arguments: object, **keywords: object) -> object:
+        if module.__dict__[name] is forward:
+            del module.__dict__[name]
+        return getattr(module, name)(*arguments, **keywords)
+
+    return forward
 
 
 def _read(offset: int, length: int) -> bytes:

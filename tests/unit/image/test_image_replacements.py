@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib
 import json
@@ -19,7 +20,7 @@ import pytest
 
 from scripts.image.errors import BuildError
 from scripts.image.guest.replacements import asyncio_package
-from scripts.image.rewrite import with_plain_numbers, without_inspect
+from scripts.image.rewrite import LITERALS, with_literals, with_plain_numbers, without_inspect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -175,3 +176,31 @@ def test_a_module_that_asks_inspect_otherwise() -> None:
     for source in ("import inspect\n", "inspect.iscoroutinefunction(func)\ninspect.x\n"):
         with pytest.raises(BuildError, match="module: inspect is not asked"):
             without_inspect(source, "module")
+
+
+def test_literals_are_what_the_constants_are() -> None:
+    for name, literal in LITERALS.items():
+        module, _, constant = name.rpartition(".")
+        assert getattr(importlib.import_module(module), constant) == ast.literal_eval(literal)
+
+
+@pytest.mark.parametrize("name", ["base_events", "events", "tasks"])
+def test_modules_of_asyncio_take_no_constants_of_others(name: str) -> None:
+    file = Path(importlib.import_module(f"asyncio.{name}").__file__ or "")
+    source = with_literals(file.read_text(), name)
+    assert source.count("\n") == file.read_text().count("\n")
+    taken = [
+        ast.unparse(node)
+        for statement in ast.parse(source).body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "subprocess"
+        and node.attr == "PIPE"
+    ]
+    assert taken == []
+
+
+def test_a_module_that_takes_no_constants() -> None:
+    with pytest.raises(BuildError, match="module: no constants are taken"):
+        with_literals("import subprocess\n", "module")
