@@ -4,6 +4,8 @@ Keys match without regard to case, unknown keys are ignored, ``null`` leaves a f
 default, integers are range-checked; bytes that are no UTF-8 become U+FFFD.
 """
 
+import contextlib
+import threading
 import types
 import typing
 from typing import Any, Final, TypeVar
@@ -20,6 +22,27 @@ MAX_VALUES: Final = 500_000
 
 #: By type and lower-case key: the key as it is declared, and the type if there is more to fold.
 _field_tables: dict[type, dict[str, tuple[str, Any]]] = {}
+
+
+_looked_at: set[Any] = set()
+_looking = threading.Lock()
+
+
+def looked_at(target: type[T]) -> type[T]:
+    """Return a type that msgspec has looked at; to be called before it decodes to the type.
+
+    It looks at classes when they are used first, by Python code among others.  A second thread that
+    comes meanwhile would find it half done, and the process would end with a segmentation fault
+    (msgspec 0.22).
+
+    Args:
+        target: A ``msgspec.Struct`` class, or another type ``msgspec.convert`` knows.
+    """
+    if target not in _looked_at:
+        with _looking, contextlib.suppress(msgspec.ValidationError):
+            msgspec.convert(None, target)
+        _looked_at.add(target)
+    return target
 
 
 def decode(data: bytes | bytearray | memoryview | str, target: type[T], what: str) -> T:
@@ -60,7 +83,7 @@ def convert(value: Any, target: type[T], what: str) -> T:
         InvalidJsonError: A value of the wrong type or range.
     """
     try:
-        return msgspec.convert(_fold(value, target, keep_unknown=False), target)
+        return msgspec.convert(_fold(value, target, keep_unknown=False), looked_at(target))
     except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidJsonError(f"{what} does not fit its schema: {error}") from error
 

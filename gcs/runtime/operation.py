@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from gcs.protocol.decode import looked_at
 from gcs.protocol.errors import GcsError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Operation:
             return ""
         for line in reversed(lines):
             try:
-                entry = msgspec.json.decode(line, type=_LogEntry)
+                entry = msgspec.json.decode(line, type=looked_at(_LogEntry))
             except msgspec.DecodeError:
                 continue
             if entry.level in _ERROR_LEVELS and entry.msg:

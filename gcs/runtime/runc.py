@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gcs.cgroup.limits import total_memory
+from gcs.protocol.decode import looked_at
 from gcs.protocol.errors import GcsError, InvalidJsonError
 from gcs.runtime.children import NULL
 from gcs.runtime.crun import adapt_bundle, adapt_resources
@@ -147,7 +148,7 @@ class Runc:
         """See OciRuntime.update."""
         try:
             # crun passes over what is of the wrong type, and says that all is well.
-            msgspec.convert(resources, LinuxResources)
+            msgspec.convert(resources, looked_at(LinuxResources))
         except msgspec.ValidationError as error:
             raise InvalidJsonError(f"{self._name} update: resources: {error}") from error
         if self._is_crun:
@@ -249,7 +250,7 @@ class Runc:
 
     def _decode(self, output: bytes, target: type[Any], command: str) -> Any:
         try:
-            return msgspec.json.decode(output, type=target)
+            return msgspec.json.decode(output, type=looked_at(target))
         except msgspec.DecodeError as error:
             raise InvalidJsonError(f"{self._name} {command} wrote no such JSON: {error}") from error
 

@@ -208,7 +208,8 @@ class BridgeConnection(asyncio.Protocol):
             return type(self._cause)(*self._cause.args)
         reason = f": {self._cause}" if self._cause else ""
         error = BridgeClosedError(f"the connection to the agent is closed{reason}")
-        error.__cause__ = self._cause
+        if self._cause is not None:  # setting it to none would hide the error that came before
+            error.__cause__ = self._cause
         return error
 
     # asyncio.Protocol

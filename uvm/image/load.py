@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from gcs.protocol.decode import looked_at
 from uvm.errors import MissingFileError, UvmError
 from uvm.image.disk import write_disk
 from uvm.image.documents import ProcessConfig
@@ -176,7 +177,7 @@ def _known(cache: Path, source: Path, reference: str | None) -> RootFileSystem |
         return RootFileSystem((image,))
     path = _note_path(cache, source, reference)
     try:
-        note = msgspec.json.decode(path.read_bytes(), type=_Note)
+        note = msgspec.json.decode(path.read_bytes(), type=looked_at(_Note))
     except FileNotFoundError:
         return None
     layers = [cache / name for name in note.layers]

@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from gcs.protocol.decode import looked_at
 from uvm.errors import UvmError
 from uvm.image.documents import (
     CONFIG_TYPES,
@@ -233,7 +234,7 @@ class _Finder:
 
     def _decode(self, name: str, data: bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(data, type=kind)
+            return msgspec.json.decode(data, type=looked_at(kind))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UvmError(f"{self._label}: can't read {name}: {error}") from error
 

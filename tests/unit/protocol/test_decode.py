@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +26,28 @@ from gcs.protocol.requests import (
     ProcessParameters,
 )
 from gcs.protocol.settings import CombinedLayers, MappedVirtualDisk, NetworkAdapter
+
+#: Four threads at a time decode to a type, with types inside, that nobody has used before.
+FIRST_USES = """
+import sys, threading, msgspec
+from gcs.protocol.decode import convert
+
+sys.setswitchinterval(1e-6)
+for _ in range(300):
+    fields = [(f"f{i}", "int | None", None) for i in range(30)]
+    inner = [msgspec.defstruct("Inner", fields) for _ in range(4)]
+    parts = [(f"f{i}", kind | None, None) for i, kind in enumerate(inner)]
+    outer = msgspec.defstruct("Outer", parts)
+    together = threading.Barrier(4)
+    def use():
+        together.wait()
+        assert convert({"f1": {"f3": 3}}, outer, "it").f1.f3 == 3
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,3 +209,8 @@ def test_any_json_is_converted_or_refused(document: Any, target: type[msgspec.St
 def test_any_bytes_are_decoded_or_refused(data: bytes, target: type[msgspec.Struct]) -> None:
     with contextlib.suppress(InvalidJsonError):
         assert isinstance(decode(data, target, "body"), target)
+
+
+def test_threads_may_use_a_type_first_at_the_same_time() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_USES], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
