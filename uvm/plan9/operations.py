@@ -73,40 +73,30 @@ T = TypeVar("T", bound=Message)
 _Method = Callable[["Operations", Any], Message]
 
 
-_CHANGES_OF_NAMES: Final = (
-    Tlcreate,
-    Tlink,
-    Tmkdir,
-    Tmknod,
-    Trename,
-    Trenameat,
-    Tsymlink,
-    Tunlinkat,
-)
-
-
 class _Operation(NamedTuple):
     method: _Method
     writes: bool
+    names: bool
 
 
 _OPERATIONS: Final[dict[type[Message], _Operation]] = {}
 
 
 def _handles(
-    kind: type[T], *, writes: bool = False
+    kind: type[T], *, writes: bool = False, names: bool = False
 ) -> Callable[[Callable[["Operations", T], Message]], Callable[["Operations", T], Message]]:
     """Register the operation of a request.
 
     Args:
         kind: The request.
         writes: Whether it changes files: it is refused then where the share is read-only.
+        names: Whether it changes names in directories, too: refused where one file is shared.
     """
 
     def register(
         method: Callable[["Operations", T], Message],
     ) -> Callable[["Operations", T], Message]:
-        _OPERATIONS[kind] = _Operation(method, writes)
+        _OPERATIONS[kind] = _Operation(method, writes or names, names)
         return method
 
     return register
@@ -137,7 +127,8 @@ class Operations:
         if operation is None:
             raise OSError(errno.EOPNOTSUPP, f"{type(request).__name__} is not supported")
         if operation.writes:
-            self._check_writable(request)
+            number = getattr(request, type(request).__struct_fields__[0])
+            self._check_writable(number, names=operation.names)
         return operation.method(self, request)
 
     def reset(self) -> None:
@@ -154,11 +145,10 @@ class Operations:
     def _io_unit(self) -> int:
         return self.message_size - DATA_OVERHEAD
 
-    def _check_writable(self, request: Message) -> None:
-        number = getattr(request, type(request).__struct_fields__[0])
+    def _check_writable(self, number: int, *, names: bool) -> None:
         with self.fids.use(number) as fid:
             _refuse_changes(fid)
-            if isinstance(request, _CHANGES_OF_NAMES) or _is_directory_of_file(fid):
+            if names or _is_directory_of_file(fid):
                 _refuse_other_files(fid)
 
     # Files of the guest
@@ -223,7 +213,7 @@ class Operations:
             fid.opened = open_held(fid.held, flags)
             return Rlopen(fid.share.qid(os.fstat(fid.opened)), self._io_unit)
 
-    @_handles(Tlcreate, writes=True)
+    @_handles(Tlcreate, names=True)
     def _create(self, request: Tlcreate) -> Rlcreate:
         with self.fids.use(request.fid) as fid:
             if fid.opened is not None:
@@ -318,36 +308,36 @@ class Operations:
 
     # Names
 
-    @_handles(Tmkdir, writes=True)
+    @_handles(Tmkdir, names=True)
     def _make_directory(self, request: Tmkdir) -> Rmkdir:
         with self.fids.use(request.fid) as fid:
             return Rmkdir(creation.make_directory(fid, request))
 
-    @_handles(Tsymlink, writes=True)
+    @_handles(Tsymlink, names=True)
     def _make_symlink(self, request: Tsymlink) -> Rsymlink:
         with self.fids.use(request.fid) as fid:
             return Rsymlink(creation.make_symlink(fid, request))
 
-    @_handles(Tmknod, writes=True)
+    @_handles(Tmknod, names=True)
     def _make_node(self, request: Tmknod) -> Rmknod:
         with self.fids.use(request.fid) as fid:
             return Rmknod(creation.make_node(fid, request))
 
-    @_handles(Tlink, writes=True)
+    @_handles(Tlink, names=True)
     def _link(self, request: Tlink) -> Rlink:
         with self.fids.use(request.directory) as directory, self.fids.use(request.fid) as fid:
             _same_share(directory, fid)
             directories.link(fid, directory, request.name)
         return Rlink()
 
-    @_handles(Trename, writes=True)
+    @_handles(Trename, names=True)
     def _rename(self, request: Trename) -> Rrename:
         with self.fids.use(request.fid) as fid, self.fids.use(request.directory) as directory:
             _same_share(directory, fid)
             directories.rename(fid, directory, request.name)
         return Rrename()
 
-    @_handles(Trenameat, writes=True)
+    @_handles(Trenameat, names=True)
     def _rename_at(self, request: Trenameat) -> Rrenameat:
         with (
             self.fids.use(request.old_directory) as old,
@@ -357,7 +347,7 @@ class Operations:
             directories.rename_at(old, request.old_name, new, request.new_name)
         return Rrenameat()
 
-    @_handles(Tunlinkat, writes=True)
+    @_handles(Tunlinkat, names=True)
     def _unlink_at(self, request: Tunlinkat) -> Runlinkat:
         with self.fids.use(request.fid) as fid:
             directories.unlink_at(fid, request.name, request.flags)
