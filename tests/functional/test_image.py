@@ -275,7 +275,7 @@ class TestDelta:
         assert "no-such-flag" in done.stderr
 
     def test_modules_for_rare_occasions_do_not_run_at_the_start(self, delta: Path) -> None:
-        """`inspect` would be a sixth of it; asyncio has more than one way to ask it something."""
+        """`inspect` would be an eighth of it; asyncio has more than one way to ask it something."""
         body = msgspec.json.encode(
             {"ContainerID": UVM_ID, "MinimumVersion": 4, "MaximumVersion": 4}
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.plan9 import ROOT_FID, attached, refused, setattr_
+from tests.support.plan9 import RDWR_CREAT, ROOT_FID, attached, refused, setattr_
 from uvm.plan9.messages import (
     LOCK_BLOCKED,
     LOCK_EXCLUSIVE,
@@ -45,15 +45,11 @@ if TYPE_CHECKING:
 
     from tests.support.plan9 import Client
 
-RDWR_CREAT = 0o102
-NOBODY = 65534
-
 
 @pytest.fixture
 def share(tmp_path: Path) -> Path:
     directory = tmp_path / "share"
     directory.mkdir()
-    (tmp_path / "outside").write_text("secret")
     return directory
 
 

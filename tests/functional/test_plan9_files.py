@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.plan9 import ROOT_FID, attached, connection, refused, setattr_
+from tests.support.plan9 import RDWR_CREAT, ROOT_FID, attached, connection, refused, setattr_
 from uvm.errors import UvmError
 from uvm.plan9.codec import QID_DIRECTORY, QID_SYMLINK
 from uvm.plan9.messages import (
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
     from tests.support.plan9 import Client
 
-RDWR_CREAT = 0o102
 NOBODY = 65534
 
 

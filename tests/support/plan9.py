@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Message)
 ROOT_FID = 0
+#: Flags of a guest, which are those of x86.
+RDWR_CREAT = 0o102
 ENTRY = struct.Struct("<BIQQBH")
 
 

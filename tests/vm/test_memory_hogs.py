@@ -224,7 +224,9 @@ async def test_the_agent_answers_whatever_containers_take(
     of_agent = await log.about("/gcs")
     check(of_agent, cgroup_version)
     assert of_agent.fields["thresholdBytes"] == AGENT_LIMIT
-    assert of_agent.fields["memoryUsageMax"] > AGENT_LIMIT
+    # With version 1 it may be less again for a moment, just when it is written down.
+    usage = "memoryUsage" if cgroup_version == "v2" else "memoryUsageMax"
+    assert of_agent.fields[usage] > AGENT_LIMIT
     # Version 1 tells of kills by a limit, and here the machine as a whole runs out as well.
     if cgroup_version == "v2":
         of_pods = await log.about("/pods")
