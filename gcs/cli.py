@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         _complain(argv, f"cannot open the log file {values['logfile']}: {error.strerror}")
         return FAILURE_STATUS
     # The agent handles it. From asyncio's own handler, which would be found in its place, `signal`
-    # would make a text that shows a task, and that takes a sixth of the start.
+    # would make a text that shows a task, and that takes an eighth of the start.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return asyncio.run(Agent(options, logs).run())

@@ -55,7 +55,7 @@ def without_inspect(source: str, what: str) -> str:
     """Return `asyncio.coroutines` that looks at a function itself to see what it is.
 
     The original asks `inspect`, whose code would run for this alone, when a handler of a signal is
-    added: a tenth of the agent's start. Line numbers stay.
+    added: an eighth of the agent's start. Line numbers stay.
 
     Args:
         source: The module's text.
